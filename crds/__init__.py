@@ -1,0 +1,1 @@
+"""The kinds, their units and the selector language: what every manager shares and nobody owns."""

@@ -1,0 +1,149 @@
+"""DataRoute: source flavors to targets, on the provider. Made of a Contract, or by hand with kubectl."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from crds.models.base import (
+    Column,
+    Conditions,
+    Count,
+    Crd,
+    Label,
+    Model,
+    Name,
+    Resource,
+    Rule,
+    Timestamp,
+)
+from crds.models.delivery import Endpoints, PayloadFilter
+from crds.models.leafdevice import Topic
+
+Selector = Annotated[str, Field(min_length=1, max_length=4096)]
+"""CEL over `device`, in DRA's vocabulary."""
+
+
+class RouteSource(Model):
+    """Flavors of the same namespace, by name or by what they are."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("has(self.flavors) != has(self.selector)", "must set exactly one of flavors and selector"),
+    )
+
+    flavors: (
+        Annotated[
+            tuple[Name, ...],
+            Field(min_length=1, max_length=256, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
+    selector: Selector | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.flavors is None) == (self.selector is None):
+            msg = "must set exactly one of flavors and selector"
+            raise ValueError(msg)
+        if self.flavors is not None and len(set(self.flavors)) != len(self.flavors):
+            msg = "flavors must not repeat"
+            raise ValueError(msg)
+        return self
+
+
+class DataRouteSpec(Model):
+    """What a user, or a contract, asks for."""
+
+    source: RouteSource
+    targets: Endpoints
+    filter: PayloadFilter | None = None
+    engine: Literal["Relay"] = "Relay"
+    delivery: Literal["AtLeastOnce"] = "AtLeastOnce"
+    suspend: bool = False
+
+
+class ResolvedSource(Model):
+    """A flavor that this route reads, with all that the relay needs to know of it."""
+
+    flavor: Name
+    device: Name
+    sensor: Annotated[str, Field(max_length=128)]
+    model: Annotated[str, Field(max_length=128)] = ""
+    unit: Annotated[str, Field(max_length=128)] = ""
+    provider: Annotated[str, Field(max_length=253)] = ""
+    node: Name
+    topic: Topic
+
+
+class RelayReport(Model):
+    """What one relay has done for this route; written at a bounded rate."""
+
+    node: Name
+    delivered: Count = 0
+    filtered: Count = 0
+    retried: Count = 0
+    dead: Count = 0
+    backlog_records: Count = 0
+    p50_microseconds: Count | None = None
+    p99_microseconds: Count | None = None
+    last_delivered_time: Timestamp | None = None
+    message: Annotated[str, Field(max_length=1024)] = ""
+
+
+class DataRouteStatus(Model):
+    """Observed by router_manager (conditions, sources) and by the relays (reports)."""
+
+    observed_generation: Count | None = None
+    conditions: Conditions = ()
+    sources: Annotated[
+        tuple[ResolvedSource, ...],
+        Field(
+            max_length=1024,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["flavor"]},
+        ),
+    ] = ()
+    relays: Annotated[
+        tuple[RelayReport, ...],
+        Field(
+            max_length=64,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node"]},
+        ),
+    ] = ()
+
+
+class DataRoute(Resource):
+    """`kubectl get drt`."""
+
+    crd: ClassVar[Crd] = Crd(
+        group="edge.fluidos.eu",
+        version="v1alpha1",
+        kind="DataRoute",
+        plural="dataroutes",
+        short_names=("drt",),
+        categories=("fluidos",),
+        columns=(
+            Column("Sources", ".status.sources[*].model"),
+            Column("Targets", ".spec.targets[*].name"),
+            Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Delivered", ".status.relays[*].delivered"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
+            Column("Backlog", ".status.relays[*].backlogRecords", priority=1),
+            Column("Nodes", ".status.sources[*].node", priority=1),
+        ),
+    )
+
+    spec: DataRouteSpec
+    status: DataRouteStatus | None = None
+
+
+__all__ = [
+    "DataRoute",
+    "DataRouteSpec",
+    "DataRouteStatus",
+    "Label",
+    "RelayReport",
+    "ResolvedSource",
+    "RouteSource",
+]

@@ -1,0 +1,83 @@
+"""Targets and payload filters: the words that SensorClaim, DataRoute and REAR's sensor configuration share."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from crds.models.base import Label, Model, Rule
+
+Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/?#@]+([/?][^\s#]*)?$")]
+"""An absolute http(s) URL without credentials in it and without a fragment."""
+
+DecimalNumber = Annotated[str, Field(max_length=32, pattern=r"^-?[0-9]{1,15}(\.[0-9]{1,9})?$")]
+"""A number as text: the API has no floats."""
+
+JsonPointer = Annotated[str, Field(max_length=256, pattern=r"^(/[^/]*)+$")]
+"""RFC 6901, of at least one member."""
+
+Encoding = Literal["JSONArray", "NDJSON", "InfluxLine"]
+
+
+class Endpoint(Model):
+    """One place that readings are delivered to, by HTTP POST in batches."""
+
+    name: Label
+    url: Url
+    encoding: Encoding = "JSONArray"
+    envelope: bool = False
+    """Wrap each reading with flavor, device, topic and time of arrival (JSON encodings only)."""
+
+
+class Threshold(Model):
+    """Pass readings outside a band: above, below, or either."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (Rule("has(self.above) || has(self.below)", "must set above or below"),)
+
+    field: JsonPointer
+    above: DecimalNumber | None = None
+    below: DecimalNumber | None = None
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if self.above is None and self.below is None:
+            msg = "must set above or below"
+            raise ValueError(msg)
+        return self
+
+
+class Deadband(Model):
+    """Pass a reading when it differs from the last one that passed by at least `change`, which must be positive."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (Rule("double(self.change) > 0.0", "change must be greater than 0"),)
+
+    field: JsonPointer
+    change: DecimalNumber
+
+    @model_validator(mode="after")
+    def _positive(self) -> Self:
+        if Decimal(self.change) <= 0:
+            msg = "change must be greater than 0"
+            raise ValueError(msg)
+        return self
+
+
+class PayloadFilter(Model):
+    """All that is set must pass, in this order: threshold, deadband, everyNth, maxPerSecond."""
+
+    threshold: Threshold | None = None
+    deadband: Deadband | None = None
+    every_nth: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    max_per_second: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+
+
+Endpoints = Annotated[
+    tuple[Endpoint, ...],
+    Field(
+        min_length=1,
+        max_length=16,
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+    ),
+]

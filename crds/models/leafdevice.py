@@ -1,0 +1,187 @@
+"""LeafDevice: one physical device, whatever found it. The truth of which every Flavor is a projection.
+
+Integers are SI with the unit in the field's name; `declared` keeps the strings that the source gave, because the Flavor
+repeats them byte for byte.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from crds.models.base import (
+    MAX_COUNT,
+    Column,
+    Conditions,
+    Crd,
+    Label,
+    Model,
+    Name,
+    Resource,
+    Text,
+    Timestamp,
+    Word,
+)
+
+MAX_SENSORS = 64
+Bounded = Annotated[str, Field(max_length=128)]
+Topic = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^+#\x00]+$")]
+Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Natural = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+
+
+class Measurement(Model):
+    """One quantity that a sensor measures. `unit` is a symbol of crds.units; empty for dimensionless values."""
+
+    type: Word
+    unit: Bounded = ""
+    accuracy_microunits: Natural | None = None
+    """Millionths of the SI base unit of the quantity (0.1 degC is 100000, 0.5 % is 5000)."""
+
+
+class Declared(Model):
+    """The numbers and units as the source wrote them (fork's characteristics), for the border only."""
+
+    sampling_rate: Bounded | None = None
+    accuracy: Annotated[tuple[Bounded, ...], Field(max_length=16)] | None = None
+    consumption: Bounded | None = None
+    latency: Bounded | None = None
+    measurement_units: Annotated[tuple[Bounded, ...], Field(max_length=16)] | None = None
+    consumption_unit: Bounded | None = None
+    sampling_rate_unit: Bounded | None = None
+    latency_unit: Bounded | None = None
+
+
+class Access(Model):
+    """Where the readings appear. `source` is the KubeEdge eventbus RuleEndpoint that the fork names."""
+
+    type: Bounded = "MQTT"
+    source: Bounded = ""
+    topic: Topic
+
+
+class Sensor(Model):
+    """One sensor of a device: what is offered as one Flavor."""
+
+    uid: Word
+    name: Bounded = ""
+    model: Word
+    manufacturer: Bounded = ""
+    market: Bounded | None = None
+    category: Bounded = ""
+    measurements: Annotated[tuple[Measurement, ...], Field(min_length=1, max_length=16)]
+    latency_microseconds: Natural | None = None
+    sampling_rate_millihertz: Positive | None = None
+    consumption_microwatts: Natural | None = None
+    access: Access
+    max_consumers: Annotated[int, Field(ge=1, le=10000)] | None = None
+    """How many contracts may share this sensor; the provider's default where absent."""
+    declared: Declared = Declared()
+
+
+class Board(Model):
+    """What the device is built on."""
+
+    name: Bounded = ""
+    mcu: Bounded = ""
+    mcu_family: Bounded = ""
+
+
+class Link(Model):
+    """How the device is reached: protocol as the source names it (bluetooth, modbus, usb ...) and its address there."""
+
+    protocol: Bounded = ""
+    address: Bounded = ""
+
+
+class Source(Model):
+    """What found the device."""
+
+    kind: Literal["KubeEdgeDevice"]
+    api_version: Bounded
+    name: Name
+
+
+class LeafDeviceSpec(Model):
+    """Written by edge_resource_manager."""
+
+    node_name: Name
+    source: Source
+    link: Link = Link()
+    board: Board = Board()
+    sensors: Annotated[
+        tuple[Sensor, ...],
+        Field(
+            max_length=MAX_SENSORS,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
+        ),
+    ] = ()
+
+
+class Offer(Model):
+    """A Flavor that this device stands behind."""
+
+    sensor: Word
+    flavor: Name
+
+
+class LeafDeviceStatus(Model):
+    """What is observed. Nothing here changes with every reading."""
+
+    observed_generation: Natural | None = None
+    conditions: Conditions = ()
+    last_seen_time: Timestamp | None = None
+    offers: Annotated[
+        tuple[Offer, ...],
+        Field(
+            max_length=MAX_SENSORS,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["sensor"]},
+        ),
+    ] = ()
+
+
+class LeafDevice(Resource):
+    """`kubectl get leaf`."""
+
+    crd: ClassVar[Crd] = Crd(
+        group="edge.fluidos.eu",
+        version="v1alpha1",
+        kind="LeafDevice",
+        plural="leafdevices",
+        short_names=("leaf",),
+        categories=("fluidos",),
+        columns=(
+            Column("Node", ".spec.nodeName"),
+            Column("Board", ".spec.board.name"),
+            Column("Sensors", ".spec.sensors[*].model"),
+            Column("Online", '.status.conditions[?(@.type=="Online")].status'),
+            Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Link", ".spec.link.protocol", priority=1),
+            Column("Address", ".spec.link.address", priority=1),
+            Column("Source", ".spec.source.kind", priority=1),
+            Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
+        ),
+        selectable=(".spec.nodeName",),
+    )
+
+    spec: LeafDeviceSpec
+    status: LeafDeviceStatus | None = None
+
+
+__all__ = [
+    "Access",
+    "Board",
+    "Declared",
+    "Label",
+    "LeafDevice",
+    "LeafDeviceSpec",
+    "LeafDeviceStatus",
+    "Link",
+    "Measurement",
+    "Offer",
+    "Sensor",
+    "Source",
+    "Text",
+]

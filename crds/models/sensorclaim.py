@@ -1,0 +1,189 @@
+"""SensorClaim: what a user on the consumer cluster needs, and what was bound for it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from crds.models.base import Column, Conditions, Count, Crd, Model, Name, Resource, Rule, Timestamp, Word
+from crds.models.dataroute import Selector
+from crds.models.delivery import Endpoints, PayloadFilter
+
+Limit = Annotated[int, Field(ge=0, le=2**53 - 1)]
+MAX_BINDINGS = 256
+
+
+class Bound(Model):
+    """Limits on one integer. `lessThan: 16000` refuses 16000, `atMost: 16000` takes it."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.lessThan) || has(self.atMost) || has(self.greaterThan) || has(self.atLeast)",
+            "must set lessThan, atMost, greaterThan or atLeast",
+        ),
+        Rule("!(has(self.lessThan) && has(self.atMost))", "must not set both lessThan and atMost"),
+        Rule("!(has(self.greaterThan) && has(self.atLeast))", "must not set both greaterThan and atLeast"),
+        Rule(
+            "!(has(self.lessThan) || has(self.atMost)) || !(has(self.greaterThan) || has(self.atLeast)) || "
+            "(has(self.atLeast) ? self.atLeast : self.greaterThan + 1) <= (has(self.atMost) ? self.atMost : self.lessThan - 1)",
+            "no value can satisfy both limits",
+        ),
+        Rule("!has(self.lessThan) || self.lessThan > 0", "lessThan must be greater than 0"),
+    )
+
+    less_than: Limit | None = None
+    at_most: Limit | None = None
+    greater_than: Limit | None = None
+    at_least: Limit | None = None
+
+    @model_validator(mode="after")
+    def _satisfiable(self) -> Self:
+        upper, lower = self.upper, self.lower
+        if upper is None and lower is None:
+            msg = "must set lessThan, atMost, greaterThan or atLeast"
+        elif self.less_than is not None and self.at_most is not None:
+            msg = "must not set both lessThan and atMost"
+        elif self.greater_than is not None and self.at_least is not None:
+            msg = "must not set both greaterThan and atLeast"
+        elif upper is not None and upper < (lower or 0):
+            msg = "no value can satisfy both limits"
+        else:
+            return self
+        raise ValueError(msg)
+
+    @property
+    def upper(self) -> int | None:
+        """The largest integer that satisfies, or None."""
+        return self.at_most if self.less_than is None else self.less_than - 1
+
+    @property
+    def lower(self) -> int | None:
+        """The smallest integer that satisfies, or None."""
+        return self.at_least if self.greater_than is None else self.greater_than + 1
+
+
+class Limits(Model):
+    """Numbers with the unit in the name."""
+
+    latency_microseconds: Bound | None = None
+    sampling_rate_millihertz: Bound | None = None
+    consumption_microwatts: Bound | None = None
+    accuracy_microunits: Bound | None = None
+    """Millionths of the SI base unit of `sensor.type`: 0.5 degC is 500000. Needs `sensor.type`."""
+
+
+class SensorNeed(Model):
+    """What the sensor is. All that is set must match; case does not count."""
+
+    type: Word | None = None
+    category: Word | None = None
+    model: Word | None = None
+    manufacturer: Word | None = None
+    market: Word | None = None
+    unit: Word | None = None
+    board: Word | None = None
+    mcu: Word | None = None
+    mcu_family: Word | None = None
+
+
+class SensorClaimSpec(Model):
+    """What is needed, how many, and where the readings shall go."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "type(self.count) == int ? self.count >= 1 && self.count <= 256 : self.count == 'All'",
+            "count must be 1 to 256 or 'All'",
+        ),
+        Rule(
+            "!has(self.limits) || !has(self.limits.accuracyMicrounits) || (has(self.sensor) && has(self.sensor.type))",
+            "limits.accuracyMicrounits needs sensor.type",
+        ),
+        Rule(
+            "has(self.sensor) || has(self.limits) || has(self.selector)",
+            "must set sensor, limits or selector",
+        ),
+    )
+
+    sensor: SensorNeed | None = None
+    limits: Limits | None = None
+    selector: Selector | None = None
+    count: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_BINDINGS)] | Literal["All"],
+        Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
+    ] = 1
+    endpoints: Endpoints
+    filter: PayloadFilter | None = None
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Self:
+        if self.sensor is None and self.limits is None and self.selector is None:
+            msg = "must set sensor, limits or selector"
+            raise ValueError(msg)
+        if self.limits and self.limits.accuracy_microunits and not (self.sensor and self.sensor.type):
+            msg = "limits.accuracyMicrounits needs sensor.type"
+            raise ValueError(msg)
+        return self
+
+
+class Binding(Model):
+    """One flavor that was bought for this claim."""
+
+    flavor: Name
+    provider: Annotated[str, Field(max_length=253)]
+    """Name of the KnownCluster that sold it."""
+    provider_address: Annotated[str, Field(max_length=261)]
+    contract: Annotated[str, Field(max_length=253)]
+    transaction: Annotated[str, Field(max_length=253)]
+    sensor_model: Annotated[str, Field(max_length=128)] = ""
+    latency_microseconds: Count | None = None
+    configuration_digest: Annotated[str, Field(max_length=64)] = ""
+    """Of the endpoints and filter that the provider holds; a difference is sent on."""
+    expiration_time: Timestamp | None = None
+
+
+class SensorClaimStatus(Model):
+    """What was bound, and in the conditions what is waited for."""
+
+    observed_generation: Count | None = None
+    conditions: Conditions = ()
+    bound_count: Count = 0
+    bindings: Annotated[
+        tuple[Binding, ...],
+        Field(
+            max_length=MAX_BINDINGS,
+            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["flavor"]},
+        ),
+    ] = ()
+
+
+class SensorClaim(Resource):
+    """`kubectl get snc`."""
+
+    crd: ClassVar[Crd] = Crd(
+        group="edge.fluidos.eu",
+        version="v1alpha1",
+        kind="SensorClaim",
+        plural="sensorclaims",
+        short_names=("snc",),
+        categories=("fluidos",),
+        columns=(
+            Column("Needs", ".spec.sensor.type"),
+            Column("Count", ".spec.count"),
+            Column("Bound", ".status.boundCount", "integer"),
+            Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Provider", ".status.bindings[*].provider"),
+            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
+            Column("Flavors", ".status.bindings[*].flavor", priority=1),
+            Column(
+                "Latency",
+                ".status.bindings[*].latencyMicroseconds",
+                priority=1,
+                description="declared, microseconds",
+            ),
+        ),
+    )
+
+    spec: SensorClaimSpec
+    status: SensorClaimStatus | None = None
