@@ -26,7 +26,8 @@ class Bound(Model):
         Rule("!(has(self.greaterThan) && has(self.atLeast))", "must not set both greaterThan and atLeast"),
         Rule(
             "!(has(self.lessThan) || has(self.atMost)) || !(has(self.greaterThan) || has(self.atLeast)) || "
-            "(has(self.atLeast) ? self.atLeast : self.greaterThan + 1) <= (has(self.atMost) ? self.atMost : self.lessThan - 1)",
+            "(has(self.atLeast) ? self.atLeast : self.greaterThan + 1) <= "
+            "(has(self.atMost) ? self.atMost : self.lessThan - 1)",
             "no value can satisfy both limits",
         ),
         Rule("!has(self.lessThan) || self.lessThan > 0", "lessThan must be greater than 0"),
