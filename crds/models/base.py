@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -152,10 +152,7 @@ class Resource(Model):
         Raises:
             InvalidField: names the first field that is wrong, its value and what was expected.
         """
-        try:
-            return cls.model_validate_json(orjson.dumps(obj))
-        except ValidationError as error:
-            raise invalid_field(error) from error
+        return validate(cls, obj)
 
     def manifest(self) -> dict[str, Any]:
         """The object as it is sent: apiVersion and kind, metadata without what the server sets, spec, no status."""
@@ -183,8 +180,36 @@ class Resource(Model):
         )
 
 
-def invalid_field(error: ValidationError) -> InvalidField:
+M = TypeVar("M", bound=BaseModel)
+
+
+def validate(model: type[M], obj: object, *, field: str = "") -> M:
+    """Read a JSON value, by the names of the wire alone.
+
+    Args:
+        model: what it has to be.
+        obj: as a JSON parser gives it.
+        field: where it stands, put before the path in errors.
+
+    Raises:
+        InvalidField: names the first field that is wrong, its value and what was expected.
+    """
+    try:
+        return model.model_validate_json(orjson.dumps(obj), by_alias=True, by_name=False)
+    except ValidationError as error:
+        raise invalid_field(error, field=field) from error
+    except orjson.JSONEncodeError as error:
+        raise InvalidField(field=field or "(root)", value=obj, expected=f"a JSON value ({error})") from error
+
+
+def invalid_field(error: ValidationError, *, field: str = "") -> InvalidField:
     """The first complaint of pydantic as field, value, expected."""
     first = error.errors(include_url=False)[0]
-    path = ".".join(str(part) for part in first["loc"]) or "(root)"
-    return InvalidField(field=path, value=first.get("input"), expected=first["msg"])
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    where = (field + path).removeprefix(".") or "(root)"
+    if first["type"] == "missing":
+        return InvalidField(field=where, value=None, expected="a value, it is required")
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return InvalidField(
+        field=where, value=first["input"], expected=message.replace("String should have", "a string of")
+    )

@@ -37,7 +37,7 @@ class Measurement(Model):
     type: Word
     unit: Bounded = ""
     accuracy_microunits: Natural | None = None
-    """Millionths of the SI base unit of the quantity (0.1 degC is 100000, 0.5 % is 5000)."""
+    """Millionths of the base unit of the quantity as crds.units.Dimension names it (0.1 degC is 100000, 0.5 % 5000)."""
 
 
 class Declared(Model):
@@ -61,8 +61,8 @@ class Access(Model):
     topic: Topic
 
 
-class Sensor(Model):
-    """One sensor of a device: what is offered as one Flavor."""
+class SensorTraits(Model):
+    """What a sensor is and can do, wherever its readings appear."""
 
     uid: Word
     name: Bounded = ""
@@ -74,10 +74,15 @@ class Sensor(Model):
     latency_microseconds: Natural | None = None
     sampling_rate_millihertz: Positive | None = None
     consumption_microwatts: Natural | None = None
-    access: Access
     max_consumers: Annotated[int, Field(ge=1, le=10000)] | None = None
     """How many contracts may share this sensor; the provider's default where absent."""
     declared: Declared = Declared()
+
+
+class Sensor(SensorTraits):
+    """One sensor of a device: what is offered as one Flavor."""
+
+    access: Access
 
 
 class Board(Model):
@@ -182,6 +187,7 @@ __all__ = [
     "Measurement",
     "Offer",
     "Sensor",
+    "SensorTraits",
     "Source",
     "Text",
 ]

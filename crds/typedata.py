@@ -1,0 +1,374 @@
+"""The fork's sensor description, both ways: KubeEdge annotation and Flavor `typeData` to typed sensors, and back.
+
+Outside every scalar is a string and every number has its unit elsewhere; inside there are integers. The declared
+strings are kept beside them, so that what goes out is byte for byte what came in. What the fork's format has no place
+for (board, MCU, how many may share the sensor) lives under `properties.additional`, which its JSON decoder ignores.
+Source: otto-tom/fluidos-node-edge, features/edge-support: SensorInfo and SensorCharacteristics.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import orjson
+from pydantic import Field
+
+from crds.errors import InvalidField
+from crds.models.base import Model, Word, validate
+from crds.models.fluidos import FlavorSpec
+from crds.models.leafdevice import (
+    MAX_SENSORS,
+    Access,
+    Board,
+    Bounded,
+    Declared,
+    Measurement,
+    Sensor,
+    SensorTraits,
+)
+from crds.units import Dimension, Rounding, Scale, parse_unit, to_integer
+
+ANNOTATION = "sensors"
+MAX_ANNOTATION_BYTES = 256 * 1024
+MAX_QUANTITIES = 16
+
+_Words = Annotated[tuple[Bounded, ...], Field(max_length=MAX_QUANTITIES)]
+
+
+class _Type(Model):
+    sensor_category: Bounded
+    sensor_type: Annotated[tuple[Word, ...], Field(min_length=1, max_length=MAX_QUANTITIES)]
+
+
+class _Units(Model):
+    measurement: _Words | None = None
+    consumption: Bounded | None = None
+    sampling_rate: Bounded | None = None
+    latency: Bounded | None = None
+
+
+class _Additional(Model):
+    board: Bounded | None = None
+    mcu: Bounded | None = None
+    mcu_family: Bounded | None = None
+    max_consumers: Bounded | None = None
+
+
+class _Properties(Model):
+    unit: _Units | None = None
+    additional: _Additional | None = None
+
+
+class _Resource(Model):
+    topic: Annotated[str, Field(max_length=512)] = ""
+    node: Annotated[str, Field(max_length=253)] = ""
+
+
+class _Access(Model):
+    type: Bounded
+    source: Bounded
+    resource: _Resource = _Resource()
+
+
+class _Characteristics(Model):
+    """The fork's struct; the order of the fields is the order of its keys."""
+
+    uid: Word
+    # Whoever publishes the sensor fills `node` and the fork never fills `name`: a source may leave both out.
+    node: Annotated[str, Field(max_length=253)] = ""
+    name: Bounded = ""
+    model: Word
+    manufacturer: Bounded
+    market: Bounded | None = None
+    type: _Type
+    sampling_rate: Bounded | None = None
+    accuracy: _Words | None = None
+    consumption: Bounded | None = None
+    latency: Bounded | None = None
+    properties: _Properties | None = None
+    access: _Access
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclaredSensor:
+    """One sensor as its source declares it; node and topic may still be empty, whoever publishes it knows them."""
+
+    traits: SensorTraits
+    board: Board
+    access_type: str
+    access_source: str
+    node: str
+    topic: str
+
+    def at(self, topic: str) -> Sensor:
+        """The sensor whose readings appear at an MQTT topic.
+
+        Raises:
+            InvalidField: no topic name (empty, too long, or with a wildcard).
+        """
+        access = validate(
+            Access, {"type": self.access_type, "source": self.access_source, "topic": topic}, field="access.resource"
+        )
+        return Sensor(**dict(self.traits), access=access)
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What an annotation holds. One bad entry is one error and hides none of the others."""
+
+    sensors: tuple[DeclaredSensor, ...] = ()
+    errors: tuple[InvalidField, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlavorView:
+    """A Sensor flavor's typeData, typed."""
+
+    sensor: Sensor
+    board: Board
+    node: str
+
+
+def decode_annotation(text: str | None) -> Decoded:
+    """Read a Device's `sensors` annotation: base64 of a JSON array of sensors. Never raises.
+
+    Args:
+        text: the annotation, or None where there is none, which means no sensors.
+    """
+    if text is None:
+        return Decoded()
+    try:
+        entries = _entries(text)
+    except InvalidField as error:
+        return Decoded(errors=(error,))
+    sensors: dict[str, DeclaredSensor] = {}
+    errors: list[InvalidField] = []
+    for index, entry in enumerate(entries[:MAX_SENSORS]):
+        field = f"{ANNOTATION}[{index}]"
+        try:
+            sensor = parse_sensor(entry, field=field)
+        except InvalidField as error:
+            errors.append(error)
+            continue
+        uid = sensor.traits.uid
+        if uid in sensors:
+            errors.append(InvalidField(field=f"{field}.uid", value=uid, expected="a uid that no earlier entry has"))
+        sensors.setdefault(uid, sensor)
+    if len(entries) > MAX_SENSORS:
+        errors.append(InvalidField(field=ANNOTATION, value=len(entries), expected=f"at most {MAX_SENSORS} entries"))
+    return Decoded(tuple(sensors.values()), tuple(errors))
+
+
+def parse_sensor(entry: object, *, field: str) -> DeclaredSensor:
+    """Read one element of the annotation, or a flavor's `characteristics`, as strictly as Go's decoder.
+
+    Raises:
+        InvalidField: a key is missing or of the wrong type, a unit is unknown or absent, a number is none.
+    """
+    raw = validate(_Characteristics, entry, field=field)
+    units = (raw.properties and raw.properties.unit) or _Units()
+    additional = (raw.properties and raw.properties.additional) or _Additional()
+    traits = SensorTraits(
+        uid=raw.uid,
+        name=raw.name,
+        model=raw.model,
+        manufacturer=raw.manufacturer,
+        market=raw.market,
+        category=raw.type.sensor_category,
+        measurements=tuple(_measurements(raw, units, field=field)),
+        latency_microseconds=_amount(
+            "latency", raw.latency, units.latency, dimension=Dimension.TIME, scale=Scale.MICRO, field=field
+        ),
+        sampling_rate_millihertz=_sampling_rate(raw.sampling_rate, units.sampling_rate, field=field),
+        consumption_microwatts=_amount(
+            "consumption", raw.consumption, units.consumption, dimension=Dimension.POWER, scale=Scale.MICRO, field=field
+        ),
+        max_consumers=_max_consumers(additional.max_consumers, field=f"{field}.properties.additional.maxConsumers"),
+        declared=Declared(
+            sampling_rate=raw.sampling_rate,
+            accuracy=raw.accuracy,
+            consumption=raw.consumption,
+            latency=raw.latency,
+            measurement_units=units.measurement,
+            consumption_unit=units.consumption,
+            sampling_rate_unit=units.sampling_rate,
+            latency_unit=units.latency,
+        ),
+    )
+    mcu = additional.mcu or ""
+    return DeclaredSensor(
+        traits=traits,
+        board=Board(name=additional.board or "", mcu=mcu, mcu_family=mcu_family(mcu) or additional.mcu_family or ""),
+        access_type=raw.access.type,
+        access_source=raw.access.source,
+        node=raw.node or raw.access.resource.node,
+        topic=raw.access.resource.topic,
+    )
+
+
+def characteristics(sensor: Sensor, *, node: str, board: Board | None = None) -> dict[str, Any]:
+    """The fork's `characteristics`: its keys in its order, the declared strings as they were declared."""
+    declared = sensor.declared
+    board = board or Board()
+    units = _Units(
+        measurement=declared.measurement_units,
+        consumption=declared.consumption_unit,
+        sampling_rate=declared.sampling_rate_unit,
+        latency=declared.latency_unit,
+    )
+    additional = _Additional(
+        board=board.name or None,
+        mcu=board.mcu or None,
+        mcu_family=board.mcu_family or None,
+        max_consumers=None if sensor.max_consumers is None else str(sensor.max_consumers),
+    )
+    properties = _Properties(
+        unit=units if units != _Units() else None,
+        additional=additional if additional != _Additional() else None,
+    )
+    return _Characteristics(
+        uid=sensor.uid,
+        node=node,
+        name=sensor.name,
+        model=sensor.model,
+        manufacturer=sensor.manufacturer,
+        market=sensor.market,
+        type=_Type(
+            sensor_category=sensor.category,
+            sensor_type=tuple(measurement.type for measurement in sensor.measurements),
+        ),
+        sampling_rate=declared.sampling_rate,
+        accuracy=declared.accuracy,
+        consumption=declared.consumption,
+        latency=declared.latency,
+        properties=properties if properties != _Properties() else None,
+        access=_Access(
+            type=sensor.access.type,
+            source=sensor.access.source,
+            resource=_Resource(topic=sensor.access.topic, node=node),
+        ),
+    ).dump()
+
+
+def sensor_from_flavor(spec: FlavorSpec) -> FlavorView:
+    """Read a flavor of type Sensor, ours or a stock provider's.
+
+    Raises:
+        InvalidField: another type, or a `typeData` that does not describe a sensor.
+    """
+    kind = spec.flavor_type.type_identifier
+    if kind != "Sensor":
+        raise InvalidField(field="flavorType.typeIdentifier", value=kind, expected="Sensor")
+    field = "flavorType.typeData.characteristics"
+    declared = parse_sensor(spec.flavor_type.type_data.get("characteristics"), field=field)
+    return FlavorView(sensor=declared.at(declared.topic), board=declared.board, node=declared.node)
+
+
+# Vendors' part numbers say the family beyond doubt; anything else stays as it was declared.
+_FAMILIES = re.compile(
+    r"(?:AT)?(?P<family>STM(?:32|8)|NRF5[1-4]|NRF91|ESP32|ESP8266|RP2(?=0|3)|EFR32|EFM32|SAM(?:D|E|L|R)(?=\d)|GD32|MSP430)",
+    re.IGNORECASE,
+)
+
+
+def mcu_family(mcu: str) -> str:
+    """The family that a part number belongs to (`STM32U585AI` is an STM32, `nRF52840` an nRF52), or nothing."""
+    found = _FAMILIES.match(mcu)
+    return found["family"].upper().replace("NRF", "nRF") if found else ""
+
+
+def _entries(text: str) -> list[object]:
+    field = f"metadata.annotations.{ANNOTATION}"
+    limit = f"at most {MAX_ANNOTATION_BYTES} bytes"
+    # Go's decoder, which defined the format, passes over line ends: `base64` without -w0 writes them.
+    packed = text.replace("\n", "").replace("\r", "")
+    if len(packed) > (MAX_ANNOTATION_BYTES + 2) // 3 * 4:
+        raise InvalidField(field=field, value=f"{len(packed)} characters", expected=f"base64 of {limit}")
+    try:
+        data = b64decode(packed, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidField(field=field, value=text, expected=f"standard base64 ({error})") from error
+    if len(data) > MAX_ANNOTATION_BYTES:
+        raise InvalidField(field=field, value=f"{len(data)} bytes", expected=limit)
+    try:
+        entries = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise InvalidField(field=field, value=data, expected=f"JSON ({error})") from error
+    if not isinstance(entries, list):
+        raise InvalidField(field=field, value=entries, expected="a JSON array of sensors")
+    return entries
+
+
+def _measurements(raw: _Characteristics, units: _Units, *, field: str) -> Iterator[Measurement]:
+    """`accuracy[i]` and `measurement[i]` belong to `sensorType[i]`; an empty accuracy says nothing."""
+    types = raw.type.sensor_type
+    for where, values in (("accuracy", raw.accuracy), ("properties.unit.measurement", units.measurement)):
+        if values is not None and len(values) > len(types):
+            expected = f"at most one for each of {len(types)} sensor types"
+            raise InvalidField(field=f"{field}.{where}", value=list(values), expected=expected)
+    for index, sensor_type in enumerate(types):
+        unit_field = f"{field}.properties.unit.measurement[{index}]"
+        symbol = _at(units.measurement, index)
+        unit = parse_unit(symbol or "", field=unit_field, sensor_type=sensor_type)
+        tolerance = _at(raw.accuracy, index)
+        if not tolerance:
+            yield Measurement(type=sensor_type, unit=symbol or "")
+            continue
+        if symbol is None:
+            raise InvalidField(field=unit_field, value=None, expected=f"the unit of accuracy {tolerance!r}")
+        accuracy_field = f"{field}.accuracy[{index}]"
+        if unit.dimension is Dimension.CATEGORY:
+            raise InvalidField(field=accuracy_field, value=tolerance, expected="nothing, classes have no accuracy")
+        accuracy = to_integer(tolerance, unit, scale=Scale.MICRO, rounding="up", field=accuracy_field)
+        yield Measurement(type=sensor_type, unit=symbol, accuracy_microunits=accuracy)
+
+
+def _at(values: tuple[str, ...] | None, index: int) -> str | None:
+    return values[index] if values is not None and index < len(values) else None
+
+
+def _amount(
+    name: str,
+    value: str | None,
+    symbol: str | None,
+    *,
+    dimension: Dimension,
+    scale: Scale,
+    field: str,
+    rounding: Rounding = "up",
+) -> int | None:
+    unit_field = f"{field}.properties.unit.{name}"
+    unit = None if symbol is None else parse_unit(symbol, field=unit_field, dimension=dimension)
+    if value is None:
+        return None
+    if unit is None:
+        raise InvalidField(field=unit_field, value=None, expected=f"the unit of {name} {value!r}")
+    return to_integer(value, unit, scale=scale, rounding=rounding, field=f"{field}.{name}")
+
+
+def _sampling_rate(value: str | None, symbol: str | None, *, field: str) -> int | None:
+    rate = _amount(
+        "samplingRate",
+        value,
+        symbol,
+        dimension=Dimension.FREQUENCY,
+        scale=Scale.MILLI,
+        field=field,
+        rounding="down",
+    )
+    if rate == 0:
+        raise InvalidField(field=f"{field}.samplingRate", value=value, expected="at least 0.001 Hz")
+    return rate
+
+
+def _max_consumers(value: str | None, *, field: str) -> int | None:
+    if value is None:
+        return None
+    if not re.fullmatch(r"[1-9][0-9]{0,3}|10000", value, re.ASCII):
+        raise InvalidField(field=field, value=value, expected="a whole number from 1 to 10000, as a string")
+    return int(value)
