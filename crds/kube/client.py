@@ -6,7 +6,7 @@ nothing but validation of their own arguments, so paths are built here from the 
 
 from __future__ import annotations
 
-import asyncio
+import inspect
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -96,7 +96,7 @@ class Kube:
     def __init__(self, configuration: kubernetes_client.Configuration) -> None:
         configuration.connection_pool_maxsize = 64
         configuration.retries = None  # who retries, and when, is decided by the caller's queue alone
-        self._configuration = configuration
+        self.configuration = configuration
         self._api = kubernetes_client.ApiClient(configuration)
 
     @classmethod
@@ -128,14 +128,20 @@ class Kube:
         """Close the connections."""
         await self._api.close()
 
+    async def authorization(self) -> str | None:
+        """The Authorization header. It reads a rotated token again: ServiceAccount tokens live for an hour."""
+        value = self.configuration.get_api_key_with_prefix("BearerToken", "authorization")
+        if inspect.isawaitable(value):  # where the kubeconfig's refresh hook is asynchronous
+            value = await value
+        return value if isinstance(value, str) and value else None
+
     async def _send(
         self, method: str, path: str, *, query: Mapping[str, str], body: object, content_type: str, seconds: float
     ) -> aiohttp.ClientResponse:
         headers = {"Accept": "application/json", "Content-Type": content_type}
-        # Reads a rotated token again: ServiceAccount tokens live for an hour.
-        if token := await _maybe_await(self._configuration.get_api_key_with_prefix("BearerToken", "authorization")):
-            headers["Authorization"] = token
-        url = self._configuration.host + path + (f"?{urlencode(query)}" if query else "")
+        if authorization := await self.authorization():
+            headers["Authorization"] = authorization
+        url = self.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
             raw = await self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=seconds)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -240,13 +246,6 @@ class Kube:
         except (NotFound, Conflict):
             return False
         return True
-
-
-async def _maybe_await(value: object) -> str | None:
-    """The key is a string, or a coroutine where a refresh hook is asynchronous."""
-    if asyncio.iscoroutine(value):
-        value = await value
-    return value if isinstance(value, str) and value else None
 
 
 async def _error(method: str, path: str, response: aiohttp.ClientResponse) -> Unavailable | Refused:

@@ -1,0 +1,167 @@
+"""A manager: leads by Lease, watches with kopf, works off queues, answers probes, stops cleanly.
+
+kopf is used for watching only (`@kopf.on.event`): it finds kinds whose CRD comes later, resumes cut watches, and with
+such handlers alone it writes nothing to the objects. What is written goes through `crds.kube.client`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import kopf
+import structlog
+from pydantic import Field
+
+from crds.kube.client import Kube, Object
+from crds.kube.lease import Election, Elector
+from crds.kube.process import ProcessSettings, configure_logging, probes, until_stopped
+from crds.kube.watch import Change, Gone, Put, key_of
+
+log = structlog.get_logger(__name__)
+
+
+class ManagerSettings(ProcessSettings):
+    """Flags of every manager."""
+
+    namespace: str = Field(default="fluidos", description="namespace of the Lease and of FLUIDOS' node identity")
+    standalone: bool = Field(default=False, description="lead without a Lease: for a single replica on a bench")
+    identity: str = Field(
+        default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}",
+        description="who holds the Lease; a replica that keeps its name takes over from its own earlier life at once",
+    )
+    lease_seconds: float = Field(default=15.0, ge=3.0, le=300.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A kind to watch and what to do with every change of it. Without `version` the preferred one is watched."""
+
+    group: str
+    plural: str
+    changed: Callable[[Change], None]
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manager:
+    """What a manager consists of once it is connected."""
+
+    watched: tuple[Watched, ...]
+    work: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
+
+
+def change_of(event: Mapping[str, Any]) -> Change:
+    """A raw watch event as a value."""
+    obj: Object = event["object"]
+    return Gone(key_of(obj)) if event["type"] == "DELETED" else Put(key_of(obj), obj)
+
+
+def registry_of(
+    watched: tuple[Watched, ...], *, configuration: kubernetes_client.Configuration
+) -> kopf.OperatorRegistry:
+    """The handlers of kopf for these kinds, and its login with the same credentials as ours."""
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    async def login(**_: Any) -> kopf.ConnectionInfo:
+        scheme, _, secret = (await kube.authorization() or "").partition(" ")
+        configuration = kube.configuration
+        return kopf.ConnectionInfo(
+            server=configuration.host,
+            ca_path=configuration.ssl_ca_cert,
+            scheme=scheme or None,
+            token=secret or None,
+            certificate_path=configuration.cert_file,
+            private_key_path=configuration.key_file,
+        )
+
+    for kind in watched:
+        _register(registry, kind)
+    return registry
+
+
+def _register(registry: kopf.OperatorRegistry, kind: Watched) -> None:
+    @kopf.on.event(
+        group=kind.group, version=kind.version, plural=kind.plural, registry=registry, id=f"{kind.plural}-seen"
+    )
+    async def seen(event: Mapping[str, Any], **_: Any) -> None:
+        kind.changed(change_of(event))
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """Watching only: no Events of kopf's own, short batches, a server-side limit so that no watch hangs for ever."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.watching.server_timeout = 300
+    settings.watching.client_timeout = 330
+    settings.watching.connect_timeout = 5
+    settings.networking.request_timeout = 30
+    settings.networking.error_backoffs = (0.2, 0.5, 1, 2, 3, 5)
+    # A worker task per object stays alive for this long; thousands of objects at start need not keep theirs for 5 s.
+    settings.queueing.idle_timeout = 0.5
+    settings.queueing.error_delays = (0.5, 1, 2, 3, 5)
+    settings.peering.standalone = True
+    settings.process.ultimate_exiting_timeout = 10
+    return settings
+
+
+async def run_manager(
+    stop: asyncio.Event, *, name: str, settings: ManagerSettings, build: Callable[[Kube], Awaitable[Manager]]
+) -> None:
+    """Connect, lead, watch, work, until `stop` is set or the lead is lost.
+
+    Raises:
+        crds.kube.lease.Lost: another replica leads; the process ends and its supervisor starts it anew.
+    """
+    configure_logging(settings.log_level)
+    watching = asyncio.Event()
+    async with (
+        await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
+        probes(host=settings.metrics_host, port=settings.metrics_port, ready=watching.is_set),
+        contextlib.AsyncExitStack() as stack,
+    ):
+        extra: list[Coroutine[Any, Any, None]] = []
+        if not settings.standalone:
+            elector = Elector(
+                kube,
+                Election(
+                    name=name,
+                    namespace=settings.namespace,
+                    identity=settings.identity,
+                    duration=settings.lease_seconds,
+                    renew=settings.lease_seconds / 3,
+                ),
+            )
+            if not await _acquire(elector, stop):
+                return
+            stack.push_async_callback(elector.release)
+            extra.append(elector.hold())
+        manager = await build(kube)
+        operator = kopf.operator(
+            registry=registry_of(manager.watched, kube=kube),
+            settings=kopf_settings(),
+            clusterwide=True,
+            standalone=True,
+            ready_flag=watching,
+        )
+        log.info("manager started", name=name, identity=settings.identity, standalone=settings.standalone)
+        await until_stopped(stop, operator, *(work() for work in manager.work), *extra)
+        log.info("manager stopped", name=name)
+
+
+async def _acquire(elector: Elector, stop: asyncio.Event) -> bool:
+    """Lead, or give up because we are asked to stop."""
+    leading = asyncio.create_task(elector.acquire())
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((leading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        return leading.done() and leading.exception() is None
+    finally:
+        stopping.cancel()
+        leading.cancel()

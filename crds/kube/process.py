@@ -1,0 +1,142 @@
+"""What every long-running process has: settings from flags and environment, logs, probes, a stop on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiohttp import web
+from prometheus_client import REGISTRY, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from crds.errors import EdgeError
+
+
+class ProcessSettings(BaseSettings):
+    """Flags of every process; each is also an environment variable `FLUIDOS_EDGE_<NAME>`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="FLUIDOS_EDGE_",
+        frozen=True,
+        cli_parse_args=True,
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    kubeconfig: Path | None = Field(
+        default=None, description="kubeconfig file; the pod's ServiceAccount where none is given"
+    )
+    context: str | None = Field(
+        default=None, description="context in the kubeconfig; its current one where none is given"
+    )
+    metrics_host: str = Field(default="127.0.0.1", description="address of /metrics, /healthz and /readyz")
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="their port; 0 takes a free one and logs it")
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+
+def configure_logging(level: str) -> None:
+    """Readable lines on a terminal, JSON elsewhere; the libraries' loggers go the same way."""
+    processors: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=processors,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.format_exc_info,
+                renderer,
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+@contextlib.asynccontextmanager
+async def probes(*, host: str, port: int, ready: Callable[[], bool]) -> AsyncIterator[int]:
+    """Serve /healthz (the loop turns), /readyz (`ready` says so) and /metrics; yields the port."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def readyz(_: web.Request) -> web.Response:
+        return web.Response(text="ready\n") if ready() else web.Response(status=503, text="not ready\n")
+
+    async def metrics(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    app = web.Application()
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        bound: int = runner.addresses[0][1]
+        structlog.get_logger(__name__).info("probes", url=f"http://{host}:{bound}")
+        yield bound
+    finally:
+        await runner.cleanup()
+
+
+def run_process(
+    main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, runner: type[asyncio.Runner] = asyncio.Runner
+) -> int:
+    """Run `main(stop)`; SIGTERM and SIGINT set `stop`. The exit status: 0, or 1 with the error logged."""
+
+    async def guarded() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await main(stop)
+
+    status = 0
+    with runner() as running:
+        try:
+            running.run(guarded())
+        except* EdgeError as errors:
+            structlog.get_logger(__name__).error("stopped", errors=[str(error) for error in errors.exceptions])
+            status = 1
+    return status
+
+
+async def until_stopped(stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
+    """Run all of `work` until `stop` is set, then cancel it; an error in one ends all and is raised."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one) for one in work]
+
+        async def watch() -> None:
+            await stop.wait()
+            for task in tasks:
+                task.cancel()
+
+        watcher = group.create_task(watch())
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if all(task.done() for task in tasks):
+            watcher.cancel()
