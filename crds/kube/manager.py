@@ -62,15 +62,13 @@ def change_of(event: Mapping[str, Any]) -> Change:
     return Gone(key_of(obj)) if event["type"] == "DELETED" else Put(key_of(obj), obj)
 
 
-def registry_of(
-    watched: tuple[Watched, ...], *, configuration: kubernetes_client.Configuration
-) -> kopf.OperatorRegistry:
+def registry_of(watched: tuple[Watched, ...], *, kube: Kube) -> kopf.OperatorRegistry:
     """The handlers of kopf for these kinds, and its login with the same credentials as ours."""
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
-        scheme, _, secret = (await kube.authorization() or "").partition(" ")
+        scheme, _space, secret = (await kube.authorization() or "").partition(" ")
         configuration = kube.configuration
         return kopf.ConnectionInfo(
             server=configuration.host,
