@@ -130,7 +130,7 @@ class Kube:
 
     async def authorization(self) -> str | None:
         """The Authorization header. It reads a rotated token again: ServiceAccount tokens live for an hour."""
-        value = self.configuration.get_api_key_with_prefix("BearerToken", "authorization")
+        value: object = self.configuration.get_api_key_with_prefix("BearerToken", "authorization")
         if inspect.isawaitable(value):  # where the kubeconfig's refresh hook is asynchronous
             value = await value
         return value if isinstance(value, str) and value else None
