@@ -41,7 +41,7 @@ def parse_configuration(data: dict[str, Any], *, field: str = "configuration.dat
     try:
         return SensorConfiguration.model_validate_json(orjson.dumps(data))
     except ValidationError as error:
-        raise invalid_field(error, within=field) from error
+        raise invalid_field(error, field=field) from error
 
 
 def configuration_schema() -> dict[str, Any]:
