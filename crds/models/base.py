@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.alias_generators import to_camel
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 from crds.errors import InvalidField
 
@@ -45,6 +47,20 @@ class Model(BaseModel):
 
     rules: ClassVar[tuple[Rule, ...]] = ()
     """CEL rules of this level of the schema; a pydantic validator of the model says the same."""
+
+    required: ClassVar[tuple[str, ...] | None] = None
+    """The keys that the CRD of somebody else requires, where we are stricter or more lenient."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> JsonSchemaValue:
+        """The JSON schema with what a CRD says beside it."""
+        reference = handler(schema)
+        own = handler.resolve_ref_schema(reference)
+        if cls.rules:
+            own["x-kubernetes-validations"] = [{"rule": rule.rule, "message": rule.message} for rule in cls.rules]
+        if cls.required is not None:
+            own["required"] = list(cls.required)
+        return reference
 
     def dump(self) -> dict[str, Any]:
         """The JSON form, without what is absent."""
@@ -83,12 +99,36 @@ class Crd:
     columns: tuple[Column, ...] = ()
     selectable: tuple[str, ...] = ()
     status_subresource: bool = True
-    storage: bool = True
+    """Absent in KubeEdge's device kinds: their status is written with the object."""
 
     @property
     def api_version(self) -> str:
         """`group/version`."""
         return f"{self.group}/{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Distinct:
+    """Marks a list whose elements differ: in `key` (`x-kubernetes-list-type: map`), or as a whole (`set`)."""
+
+    key: str | None = None
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Validate as the API server does."""
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Say it in the CRD."""
+        if self.key is None:
+            return {**handler(schema), "x-kubernetes-list-type": "set"}
+        return {**handler(schema), "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": [self.key]}
+
+    def _check(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
+        keys = [getattr(item, self.key) if self.key else item for item in items]
+        if len(set(keys)) != len(keys):
+            msg = f"elements that differ in {self.key}" if self.key else "elements that differ"
+            raise ValueError(msg)
+        return items
 
 
 class OwnerReference(Model):
@@ -129,13 +169,7 @@ class Condition(Model):
     last_transition_time: Timestamp
 
 
-Conditions = Annotated[
-    tuple[Condition, ...],
-    Field(
-        max_length=16,
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
-    ),
-]
+Conditions = Annotated[tuple[Condition, ...], Field(max_length=16), Distinct("type")]
 
 
 class Resource(Model):

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-import orjson
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from crds.models.base import Model, Name, invalid_field
+from crds.models.base import Model, Name, validate
 from crds.models.delivery import Endpoints, PayloadFilter
 
 
@@ -38,10 +37,7 @@ def parse_configuration(data: dict[str, Any], *, field: str = "configuration.dat
     Raises:
         crds.errors.InvalidField: names the first field that is wrong.
     """
-    try:
-        return SensorConfiguration.model_validate_json(orjson.dumps(data))
-    except ValidationError as error:
-        raise invalid_field(error, field=field) from error
+    return validate(SensorConfiguration, data, field=field)
 
 
 def configuration_schema() -> dict[str, Any]:

@@ -11,6 +11,7 @@ from crds.models.base import (
     Conditions,
     Count,
     Crd,
+    Distinct,
     Label,
     Model,
     Name,
@@ -35,7 +36,8 @@ class RouteSource(Model):
     flavors: (
         Annotated[
             tuple[Name, ...],
-            Field(min_length=1, max_length=256, json_schema_extra={"x-kubernetes-list-type": "set"}),
+            Field(min_length=1, max_length=256),
+            Distinct(),
         ]
         | None
     ) = None
@@ -45,9 +47,6 @@ class RouteSource(Model):
     def _exactly_one(self) -> Self:
         if (self.flavors is None) == (self.selector is None):
             msg = "must set exactly one of flavors and selector"
-            raise ValueError(msg)
-        if self.flavors is not None and len(set(self.flavors)) != len(self.flavors):
-            msg = "flavors must not repeat"
             raise ValueError(msg)
         return self
 
@@ -98,17 +97,13 @@ class DataRouteStatus(Model):
     conditions: Conditions = ()
     sources: Annotated[
         tuple[ResolvedSource, ...],
-        Field(
-            max_length=1024,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["flavor"]},
-        ),
+        Field(max_length=1024),
+        Distinct("flavor"),
     ] = ()
     relays: Annotated[
         tuple[RelayReport, ...],
-        Field(
-            max_length=64,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["node"]},
-        ),
+        Field(max_length=64),
+        Distinct("node"),
     ] = ()
 
 

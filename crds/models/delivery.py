@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from crds.models.base import Label, Model, Rule
+from crds.models.base import Distinct, Label, Model, Rule
 
 Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/?#@]+([/?][^\s#]*)?$")]
 """An absolute http(s) URL without credentials in it and without a fragment."""
@@ -75,9 +75,6 @@ class PayloadFilter(Model):
 
 Endpoints = Annotated[
     tuple[Endpoint, ...],
-    Field(
-        min_length=1,
-        max_length=16,
-        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
-    ),
+    Field(min_length=1, max_length=16),
+    Distinct("name"),
 ]

@@ -15,6 +15,7 @@ from crds.models.base import (
     Column,
     Conditions,
     Crd,
+    Distinct,
     Label,
     Model,
     Name,
@@ -117,10 +118,8 @@ class LeafDeviceSpec(Model):
     board: Board = Board()
     sensors: Annotated[
         tuple[Sensor, ...],
-        Field(
-            max_length=MAX_SENSORS,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["uid"]},
-        ),
+        Field(max_length=MAX_SENSORS),
+        Distinct("uid"),
     ] = ()
 
 
@@ -139,10 +138,8 @@ class LeafDeviceStatus(Model):
     last_seen_time: Timestamp | None = None
     offers: Annotated[
         tuple[Offer, ...],
-        Field(
-            max_length=MAX_SENSORS,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["sensor"]},
-        ),
+        Field(max_length=MAX_SENSORS),
+        Distinct("sensor"),
     ] = ()
 
 

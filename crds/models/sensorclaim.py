@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from crds.models.base import Column, Conditions, Count, Crd, Model, Name, Resource, Rule, Timestamp, Word
+from crds.models.base import Column, Conditions, Count, Crd, Distinct, Model, Name, Resource, Rule, Timestamp, Word
 from crds.models.dataroute import Selector
 from crds.models.delivery import Endpoints, PayloadFilter
 
@@ -151,10 +151,8 @@ class SensorClaimStatus(Model):
     bound_count: Count = 0
     bindings: Annotated[
         tuple[Binding, ...],
-        Field(
-            max_length=MAX_BINDINGS,
-            json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["flavor"]},
-        ),
+        Field(max_length=MAX_BINDINGS),
+        Distinct("flavor"),
     ] = ()
 
 
