@@ -1,0 +1,1 @@
+"""What runs from the source tree and is not installed: set-up, testbed, demo, bench, the leaf-device simulator."""
