@@ -1,0 +1,25 @@
+"""`python -m router_manager`: the manager of routes, one active replica a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from crds.kube.manager import run_manager
+from crds.kube.process import run_process
+from router_manager.handlers import build
+from router_manager.settings import RouterSettings
+
+
+def main() -> int:
+    """Run until SIGTERM; 1 when an error or the loss of the Lease ended it."""
+    settings = RouterSettings()
+
+    async def work(stop: asyncio.Event) -> None:
+        await run_manager(stop, name="router-manager", settings=settings, build=lambda kube: build(kube, settings))
+
+    return run_process(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,27 @@
+"""What the manager of routes watches."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from crds.egress import EgressPolicy
+from crds.kube.client import Kube
+from crds.kube.manager import Manager, Watched
+from crds.models.dataroute import DataRoute
+from crds.models.fluidos import Contract, Flavor
+from router_manager.routing import Routing
+from router_manager.settings import RouterSettings
+
+
+async def build(kube: Kube, settings: RouterSettings) -> Manager:
+    """Kinds and queues of this manager."""
+    policy = EgressPolicy.parse(allowed=settings.egress_allow, refused=settings.egress_refuse)
+    routing = Routing(kube, policy=policy, clock=lambda: datetime.now(UTC))
+    return Manager(
+        watched=(
+            Watched(Contract.crd.group, Contract.crd.plural, routing.contract_seen),
+            Watched(Flavor.crd.group, Flavor.crd.plural, routing.flavor_seen),
+            Watched(DataRoute.crd.group, DataRoute.crd.plural, routing.route_seen),
+        ),
+        work=(routing.contracts.run, routing.routes.run),
+    )

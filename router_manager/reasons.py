@@ -1,0 +1,20 @@
+"""Reasons of the conditions of a DataRoute, each for one situation."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """What a condition's `reason` may say."""
+
+    ACCEPTED = "Accepted"
+    INVALID_SELECTOR = "InvalidSelector"
+    EGRESS_REFUSED = "EgressRefused"
+    RESOLVED = "SourcesResolved"
+    NO_SOURCE = "NoSource"
+    FLAVOR_MISSING = "FlavorMissing"
+    READY = "Ready"
+    SUSPENDED = "Suspended"
+    NOT_ACCEPTED = "NotAccepted"
+    CONTRACT_UNUSABLE = "ContractUnusable"
