@@ -1,0 +1,114 @@
+"""The manager of routes, as its own process under its own account, against a real API server."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crds.kube.client import Kube
+from crds.models.dataroute import DataRoute
+from scripts.testbed.cluster import Cluster
+from scripts.testbed.processes import Child
+from tests.router_manager import samples
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def start(cluster: Cluster, directory: Path) -> Child:
+    kubeconfig = cluster.service_account_kubeconfig("fluidos", "router-manager")
+    command = [sys.executable, "-m", "router_manager", "--kubeconfig", kubeconfig, "--identity", "test"]
+    return Child(name="router-manager", command=command, directory=REPOSITORY, logs=directory)
+
+
+@pytest.fixture
+def manager(cluster: Cluster, tmp_path: Path) -> Iterator[Child]:
+    with start(cluster, tmp_path) as child:
+        yield child
+        assert "Traceback" not in child.tail()
+        assert "403" not in child.log.read_text()
+
+
+@pytest.fixture
+async def kube(cluster: Cluster) -> AsyncIterator[Kube]:
+    async with await Kube.connect(kubeconfig=cluster.kubeconfig) as connected:
+        yield connected
+
+
+async def eventually(
+    kube: Kube, namespace: str, name: str, holds: Callable[[DataRoute | None], Any]
+) -> DataRoute | None:
+    """The route as soon as it is as asked; the last one seen is in the failure."""
+    found = None
+    for _ in range(300):
+        found = await kube.get(DataRoute, name, namespace=namespace)
+        if holds(found):
+            return found
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"route {name} never became as expected: {found}")
+
+
+def ready(status: str) -> Callable[[DataRoute | None], bool]:
+    def holds(route: DataRoute | None) -> bool:
+        conditions = route.status.conditions if route and route.status else ()
+        return any(one.type == "Ready" and one.status == status for one in conditions)
+
+    return holds
+
+
+async def test_a_contract_is_carried_out_and_ended(
+    cluster: Cluster, namespace: str, manager: Child, kube: Kube
+) -> None:
+    flavor = samples.flavor("f1", namespace=namespace)
+    cluster.apply([flavor, samples.contract("contract-1", namespace=namespace, flavor=flavor)])
+    route = await eventually(kube, namespace, "contract-1", ready("True"))
+    assert route is not None
+    assert route.status is not None
+    assert [one.topic for one in route.status.sources] == ["sensor/f1"]
+
+    # What the buyer changes in the contract is followed; what a person changes in its route is put back.
+    changed = samples.contract("contract-1", namespace=namespace, flavor=flavor, url="http://192.0.2.8/other")
+    cluster.apply([changed])
+    await eventually(
+        kube, namespace, "contract-1", lambda found: found and found.spec.targets[0].url.endswith("/other")
+    )
+    await kube.delete(DataRoute, "contract-1", namespace=namespace)
+    again = await eventually(
+        kube, namespace, "contract-1", lambda found: found and found.metadata.uid != route.metadata.uid
+    )
+    assert again is not None
+
+    cluster.api.request("DELETE", f"/apis/reservation.fluidos.eu/v1alpha1/namespaces/{namespace}/contracts/contract-1")
+    await eventually(kube, namespace, "contract-1", lambda found: found is None)
+
+
+async def test_a_route_by_hand_follows_flavors_that_come_and_go(
+    cluster: Cluster, namespace: str, manager: Child, kube: Kube
+) -> None:
+    selector = 'device.attributes["sensor.fluidos.eu"].measuresHumidity'
+    cluster.apply([samples.route("by-hand", namespace=namespace, source={"selector": selector})])
+    await eventually(kube, namespace, "by-hand", ready("False"))
+    cluster.apply([samples.flavor("f1", namespace=namespace)])
+    await eventually(kube, namespace, "by-hand", ready("True"))
+    cluster.api.request("DELETE", f"/apis/nodecore.fluidos.eu/v1alpha1/namespaces/{namespace}/flavors/f1")
+    await eventually(kube, namespace, "by-hand", ready("False"))
+
+
+async def test_killed_in_mid_work_and_restarted_it_makes_each_route_once(
+    cluster: Cluster, namespace: str, tmp_path: Path, kube: Kube
+) -> None:
+    flavor = samples.flavor("f1", namespace=namespace)
+    with start(cluster, tmp_path) as first:
+        cluster.apply([flavor, samples.contract("contract-0", namespace=namespace, flavor=flavor)])
+        await eventually(kube, namespace, "contract-0", lambda found: found)
+        cluster.apply([samples.contract(f"contract-{n}", namespace=namespace, flavor=flavor) for n in range(1, 20)])
+        first.kill()
+    before = {one.metadata.name: one.metadata.uid for one in await kube.list(DataRoute, namespace=namespace)}
+    with start(cluster, tmp_path):
+        for n in range(20):
+            await eventually(kube, namespace, f"contract-{n}", ready("True"))
+        after = {one.metadata.name: one.metadata.uid for one in await kube.list(DataRoute, namespace=namespace)}
+    assert len(after) == 20
+    assert before.items() <= after.items()

@@ -1,0 +1,119 @@
+"""What contracts become, and what routes resolve to."""
+
+from typing import Any
+
+import pytest
+
+from crds.egress import EgressPolicy
+from crds.models.dataroute import DataRoute
+from crds.models.fluidos import Contract, Flavor
+from router_manager.domain.routes import NotRouted, Offered, Resolution, offered, resolve, route_of
+from tests.router_manager import samples
+
+NOWHERE_SPECIAL = EgressPolicy()
+
+
+def stored(obj: dict[str, Any]) -> dict[str, Any]:
+    return {**obj, "metadata": {**obj["metadata"], "uid": "u-1", "generation": 1}}
+
+
+def offers(*flavors: dict[str, Any]) -> dict[str, Offered]:
+    found = [offered(Flavor.parse(one)) for one in flavors]
+    return {one.name: one for one in found if one is not None}
+
+
+def verdict(resolution: Resolution, kind: str) -> tuple[str, str, str]:
+    [found] = [one for one in resolution.verdicts if one.type == kind]
+    return found.status, found.reason, found.message
+
+
+def test_a_contract_becomes_a_route_of_the_same_name_that_it_owns() -> None:
+    flavor = samples.flavor("f1", namespace="ns")
+    contract = Contract.parse(stored(samples.contract("contract-1", namespace="ns", flavor=flavor)))
+    made = route_of(contract)
+    assert isinstance(made, DataRoute)
+    assert (made.metadata.name, made.metadata.namespace) == ("contract-1", "ns")
+    assert made.metadata.owner_references[0].uid == "u-1"
+    assert made.spec.source.flavors == ("f1",)
+    assert [target.url for target in made.spec.targets] == ["http://192.0.2.7:4487/t"]
+
+
+def test_a_contract_about_something_else_is_left_alone_in_silence() -> None:
+    flavor = samples.flavor("f1", namespace="ns")
+    flavor["spec"]["flavorType"] = {"typeIdentifier": "K8Slice", "typeData": {}}
+    assert route_of(Contract.parse(stored(samples.contract("c", namespace="ns", flavor=flavor)))) == NotRouted(why=None)
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({}, "spec.configuration.data.claim"),
+        ({"claim": {"name": "a", "namespace": "b", "uid": "c"}, "endpoints": []}, "spec.configuration.data.endpoints"),
+        (
+            {"claim": {"name": "a", "namespace": "b", "uid": "c"}, "endpoints": [{"name": "x", "url": "ftp://a"}]},
+            "spec.configuration.data.endpoints[0].url",
+        ),
+    ],
+)
+def test_a_contract_that_cannot_be_routed_says_which_field_is_wrong(data: dict[str, Any], field: str) -> None:
+    contract = samples.contract("c", namespace="ns", flavor=samples.flavor("f1", namespace="ns"))
+    contract["spec"]["configuration"]["data"] = data
+    refused = route_of(Contract.parse(stored(contract)))
+    assert isinstance(refused, NotRouted)
+    assert refused.why is not None
+    assert refused.why.startswith(field + ":")
+
+
+def test_a_route_reads_the_flavors_that_it_names() -> None:
+    route = DataRoute.parse(samples.route("r", namespace="ns", source={"flavors": ["f1"]}))
+    found = resolve(route, flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL)
+    assert [(one.flavor, one.node, one.topic, one.unit) for one in found.sources] == [
+        ("f1", "edge-1", "sensor/f1", "%")
+    ]
+    assert verdict(found, "Ready")[:2] == ("True", "Ready")
+
+
+def test_a_selector_follows_what_the_flavors_are() -> None:
+    route = DataRoute.parse(
+        samples.route(
+            "r",
+            namespace="ns",
+            source={"selector": 'device.attributes["sensor.fluidos.eu"].latencyMicros < 16000'},
+        )
+    )
+    flavors = offers(samples.flavor("fast", namespace="ns"), samples.flavor("slow", namespace="ns", latency="16"))
+    assert [one.flavor for one in resolve(route, flavors=flavors, policy=NOWHERE_SPECIAL).sources] == ["fast"]
+
+
+def test_a_missing_flavor_is_named_and_the_others_still_flow() -> None:
+    route = DataRoute.parse(samples.route("r", namespace="ns", source={"flavors": ["f1", "gone"]}))
+    found = resolve(route, flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL)
+    assert [one.flavor for one in found.sources] == ["f1"]
+    assert verdict(found, "SourcesResolved")[:2] == ("False", "FlavorMissing")
+    assert "gone" in verdict(found, "SourcesResolved")[2]
+
+
+@pytest.mark.parametrize(
+    ("source", "url", "reason"),
+    [
+        ({"selector": "device.nope <"}, "http://192.0.2.7/", "InvalidSelector"),
+        ({"selector": "1 + 1"}, "http://192.0.2.7/", "InvalidSelector"),
+        ({"flavors": ["f1"]}, "http://127.0.0.1:8080/", "EgressRefused"),
+        ({"flavors": ["f1"]}, "http://[::ffff:169.254.169.254]/", "EgressRefused"),
+        ({"flavors": ["f1"]}, "http://192.0.2.7:99999/", "EgressRefused"),
+    ],
+)
+def test_a_route_that_cannot_work_reads_nothing_and_says_why(source: dict[str, Any], url: str, reason: str) -> None:
+    route = DataRoute.parse(samples.route("r", namespace="ns", source=source, url=url))
+    found = resolve(route, flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL)
+    assert found.sources == ()
+    assert verdict(found, "Accepted")[:2] == ("False", reason)
+    assert verdict(found, "Ready")[0] == "False"
+
+
+def test_a_suspended_route_reads_nothing() -> None:
+    raw = samples.route("r", namespace="ns", source={"flavors": ["f1"]})
+    raw["spec"]["suspend"] = True
+    found = resolve(DataRoute.parse(raw), flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL)
+    assert found.sources == ()
+    assert verdict(found, "Ready")[:2] == ("False", "Suspended")
