@@ -1,0 +1,5 @@
+"""The leaf-device simulator: recorded readings, published over MQTT as a board would publish its own.
+
+`recordings` reads what was recorded, `readings` makes payloads of it, `publisher` holds one connection to one broker,
+`__main__` is the command. It stands outside of the system: brokers and topics are all that it knows of it.
+"""

@@ -1,0 +1,103 @@
+"""`python -m scripts.simulator`: many leaf devices in one process.
+
+The devices are a JSON array, one entry a sensor:
+`[{"device": "board-1", "sensor": "hts221", "types": ["Humidity"], "topic": "...", "broker": "mqtt://127.0.0.1:1883"}]`.
+Ends after `--messages` of each sensor, or on SIGTERM or Ctrl-C, when the broker has acknowledged what was sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from threading import Event
+from typing import BinaryIO, Final
+
+import orjson
+
+from crds.errors import EdgeError, InvalidField
+from crds.models.base import validate
+from scripts.simulator.fleet import Fleet
+from scripts.simulator.publisher import Publisher
+from scripts.simulator.readings import SimulatedSensor, Source
+from scripts.simulator.recordings import Recording, replay, weather
+from scripts.testbed.console import say
+
+MAX_SENSORS: Final = 10_000
+
+
+def main() -> int:
+    """The command; 1 where the broker did not acknowledge everything, 2 for bad input."""
+    options = _parser().parse_args()
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        sensors = _sensors(options.devices)
+        sources = [Source(*pair) for pair in zip(sensors, _recordings(options.replay, sensors), strict=True)]
+        with ExitStack() as stack:
+            log = stack.enter_context(options.acknowledged.open("a")) if options.acknowledged else None
+            publishers = {
+                broker: stack.enter_context(closing(Publisher(broker))) for broker in {s.broker for s in sensors}
+            }
+            fleet = Fleet(sources, publishers, first=options.first, log=log)
+            fleet.run(rate=options.rate, messages=options.messages, stop=stop)
+    except EdgeError as error:
+        say(f"simulator: {error}")
+        return 2
+    sys.stdout.buffer.write(orjson.dumps({"sent": fleet.sent, "acknowledged": fleet.acknowledged}) + b"\n")
+    return 0 if fleet.acknowledged == fleet.sent else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m scripts.simulator", description="Simulated leaf devices.")
+    parser.add_argument(
+        "--devices", type=argparse.FileType("rb"), required=True, help="JSON file, - for standard input"
+    )
+    parser.add_argument("--rate", type=_positive, default=1.0, help="messages a second of each sensor (1)")
+    parser.add_argument("--messages", type=int, help="of each sensor; endless when absent")
+    parser.add_argument("--first", type=int, default=0, help="number of the first message of a device (0)")
+    parser.add_argument("--replay", type=Path, metavar="FILE.csv", help="own recorded data instead of the weather")
+    parser.add_argument(
+        "--acknowledged", type=Path, metavar="FILE", help="gets a line `<topic> <id>` for each message taken"
+    )
+    return parser
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number greater than 0")
+    return value
+
+
+def _sensors(file: BinaryIO) -> list[SimulatedSensor]:
+    try:
+        entries = orjson.loads(file.read())
+    except orjson.JSONDecodeError as error:
+        raise InvalidField(field="devices", value=file.name, expected=f"a JSON array ({error})") from error
+    if not isinstance(entries, list) or not 0 < len(entries) <= MAX_SENSORS:
+        raise InvalidField(field="devices", value=entries, expected=f"a JSON array of 1 to {MAX_SENSORS} sensors")
+    return [validate(SimulatedSensor, entry, field=f"devices[{index}]") for index, entry in enumerate(entries)]
+
+
+def _recordings(own: Path | None, sensors: Sequence[SimulatedSensor]) -> list[Recording]:
+    if own is not None:
+        recording = replay(own)
+        for complaint in recording.complaints:
+            say(f"simulator: {own}: {complaint}; skipped")
+        return [recording] * len(sensors)
+    stations = weather()
+    for index, sensor in enumerate(sensors):
+        if sensor.station not in stations:
+            raise InvalidField(
+                field=f"devices[{index}].station", value=sensor.station, expected=f"one of {', '.join(stations)}"
+            )
+    return [stations[sensor.station] for sensor in sensors]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
