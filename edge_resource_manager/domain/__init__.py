@@ -1,0 +1,1 @@
+"""Decisions about devices, flavors, reservations and claims: pure; clock and randomness are arguments."""

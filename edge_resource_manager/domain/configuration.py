@@ -1,0 +1,81 @@
+"""What sensors need beyond REAR, in REAR's own `configuration: {type: sensor, data: ...}`.
+
+The model is the truth; `docs/schemas/sensor-configuration.schema.json` is generated from it, checked in, and served by
+every gateway, so that a buyer of another make knows what to send.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import Field, model_validator
+
+from crds.models.base import Label, Model, Name, validate
+from crds.models.delivery import Endpoints, PayloadFilter
+
+SCHEMA_ID = "https://edge.fluidos.eu/schemas/sensor-configuration.json"
+MAX_CONFIGURATION_BYTES = 64 * 1024
+
+
+class ClaimReference(Model):
+    """For whom the flavor is asked. The uid tells two claims on the same flavor apart, and a retry from a new wish."""
+
+    name: Name
+    namespace: Label
+    uid: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
+
+
+class SensorConfiguration(Model):
+    """How the readings of a flavor are delivered. Keys that are not named here are ignored."""
+
+    claim: ClaimReference
+    endpoints: Endpoints
+    filter: PayloadFilter | None = None
+    delivery: Literal["AtLeastOnce"] = "AtLeastOnce"
+
+    @model_validator(mode="after")
+    def _distinct_names(self) -> SensorConfiguration:
+        names = [endpoint.name for endpoint in self.endpoints]
+        if len(set(names)) != len(names):
+            msg = "endpoints must not repeat a name"
+            raise ValueError(msg)
+        return self
+
+
+def parse_configuration(data: object, *, field: str = "configuration.data") -> SensorConfiguration:
+    """Read the `data` of a configuration, as sent by anybody.
+
+    Args:
+        data: as a JSON parser gives it.
+        field: where it stands, for errors.
+
+    Raises:
+        InvalidField: names the first field that is wrong, its value and what was expected.
+    """
+    return validate(SensorConfiguration, data, field=field)
+
+
+def json_schema() -> dict[str, Any]:
+    """The published JSON Schema (2020-12) of `data`."""
+    schema = SensorConfiguration.model_json_schema(by_alias=True, mode="validation")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": SCHEMA_ID,
+        **schema,
+        "title": "SensorConfiguration",
+    }
+
+
+def json_schema_text() -> str:
+    """The schema as it is checked in and served."""
+    return orjson.dumps(_without_kubernetes(json_schema()), option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def _without_kubernetes(node: Any) -> Any:
+    """Without the `x-kubernetes-*` marks, which mean something to CRDs only."""
+    if isinstance(node, dict):
+        return {key: _without_kubernetes(value) for key, value in node.items() if not key.startswith("x-kubernetes-")}
+    if isinstance(node, list):
+        return [_without_kubernetes(value) for value in node]
+    return node
