@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from crds.models.base import Column, Crd, Model, Resource
 
 FLUIDOS_NAMESPACE = "fluidos"
 IDENTITY_CONFIG_MAP = "fluidos-node-identity"
 
-FlavorTypeIdentifier = Literal["K8Slice", "VM", "Service", "Sensor"]
+FlavorTypeIdentifier = Annotated[Literal["K8Slice", "VM", "Service", "Sensor"], WithJsonSchema({"type": "string"})]
 FreeObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
 
 
@@ -90,13 +90,33 @@ class Flavor(Resource):
         columns=(
             Column("Provider ID", ".spec.providerID"),
             Column("Type", ".spec.flavorType.typeIdentifier"),
+            Column("Owner Name", ".spec.owner.nodeID", priority=1),
             Column("Available", ".spec.availability", "boolean"),
             Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Kubernetes Node Owner", ".metadata.ownerReferences[0].name"),
         ),
     )
 
     spec: FlavorSpec
     status: FlavorStatus | None = None
+
+
+_STRINGS = {"type": "object", "additionalProperties": {"type": "string"}}
+EmbeddedMetadata = Annotated[
+    dict[str, Any],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {
+                "name": {"type": "string"},
+                "namespace": {"type": "string"},
+                "labels": _STRINGS,
+                "annotations": _STRINGS,
+                "finalizers": {"type": "array", "items": {"type": "string"}},
+            },
+        }
+    ),
+]
 
 
 class Configuration(Model):
@@ -109,6 +129,8 @@ class Configuration(Model):
 class LiqoCredentials(Model):
     """Required by the CRD; empty in contracts about sensors: no kubeconfig ever travels."""
 
+    required: ClassVar[tuple[str, ...] | None] = ("kubeconfig", "liqoID")
+
     liqo_id: Annotated[str, Field(alias="liqoID")] = ""
     kubeconfig: str = ""
 
@@ -117,7 +139,7 @@ class TelemetryServer(Model):
     """Where the buyer wants telemetry: for sensors, its first endpoint."""
 
     endpoint: str
-    intents: tuple[str, ...] = ()
+    intents: tuple[str, ...] | None = None
 
 
 class PhaseStatus(Model):
@@ -140,6 +162,12 @@ class TransactionSpec(Model):
     expiration_time: str | None = None
 
 
+class PhaseOnlyStatus(Model):
+    """Status of a contract and of a transaction."""
+
+    phase: PhaseStatus
+
+
 class Transaction(Resource):
     """`kubectl get transactions`."""
 
@@ -151,26 +179,41 @@ class Transaction(Resource):
         short_names=("tr",),
         columns=(
             Column("Flavor ID", ".spec.flavorID"),
-            Column("Buyer", ".spec.buyer.nodeID"),
-            Column("Expires", ".spec.expirationTime"),
-            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Buyer Name", ".spec.buyer.nodeID"),
+            Column("Buyer IP", ".spec.buyer.ip", priority=1),
+            Column("Buyer Domain", ".spec.buyer.domain", priority=1),
+            Column("Cluster ID", ".spec.clusterID"),
+            Column("Start Time", ".spec.startTime"),
         ),
     )
 
     spec: TransactionSpec
+    status: PhaseOnlyStatus | None = None
 
 
 class EmbeddedFlavor(Model):
-    """A whole Flavor inside a Contract."""
+    """A whole Flavor inside a Contract. The API server keeps of its metadata what the schema names: no uid."""
+
+    required: ClassVar[tuple[str, ...] | None] = ()
 
     api_version: str = "nodecore.fluidos.eu/v1alpha1"
     kind: str = "Flavor"
-    metadata: FreeObject
+    metadata: EmbeddedMetadata
     spec: FlavorSpec
+    status: FlavorStatus | None = None
 
 
 class ContractSpec(Model):
     """reservation.fluidos.eu Contract."""
+
+    required: ClassVar[tuple[str, ...] | None] = (
+        "buyer",
+        "buyerClusterID",
+        "flavor",
+        "peeringTargetCredentials",
+        "seller",
+        "transactionID",
+    )
 
     flavor: EmbeddedFlavor
     transaction_id: Annotated[str, Field(alias="transactionID")]
@@ -185,12 +228,6 @@ class ContractSpec(Model):
     ingress_telemetry_endpoint: TelemetryServer | None = None
 
 
-class ContractStatus(Model):
-    """FLUIDOS' phase of a contract."""
-
-    phase: PhaseStatus
-
-
 class Contract(Resource):
     """`kubectl get contracts`."""
 
@@ -202,16 +239,18 @@ class Contract(Resource):
         short_names=("contr",),
         columns=(
             Column("Flavor ID", ".spec.flavor.metadata.name"),
-            Column("Buyer", ".spec.buyer.nodeID"),
-            Column("Seller", ".spec.seller.nodeID"),
+            Column("Buyer Name", ".spec.buyer.nodeID"),
+            Column("Buyer Domain", ".spec.buyer.domain", priority=1),
+            Column("Seller Name", ".spec.seller.nodeID"),
+            Column("Seller Domain", ".spec.seller.domain", priority=1),
             Column("Transaction ID", ".spec.transactionID", priority=1),
-            Column("Expires", ".spec.expirationTime"),
-            Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Buyer Liqo ID", ".spec.buyerClusterID", priority=1),
+            Column("Expiration Time", ".spec.expirationTime", priority=1),
         ),
     )
 
     spec: ContractSpec
-    status: ContractStatus | None = None
+    status: PhaseOnlyStatus | None = None
 
 
 class KnownClusterSpec(Model):
@@ -236,11 +275,6 @@ class KnownCluster(Resource):
         kind="KnownCluster",
         plural="knownclusters",
         short_names=("kclust", "kclusts"),
-        columns=(
-            Column("Address", ".spec.address"),
-            Column("Expires", ".status.expirationTime"),
-            Column("Age", ".metadata.creationTimestamp", "date"),
-        ),
     )
 
     spec: KnownClusterSpec
