@@ -43,6 +43,7 @@ class Model(BaseModel):
         frozen=True,
         strict=True,
         ser_json_inf_nan="null",
+        use_attribute_docstrings=True,
     )
 
     rules: ClassVar[tuple[Rule, ...]] = ()

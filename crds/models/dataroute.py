@@ -108,7 +108,7 @@ class DataRouteStatus(Model):
 
 
 class DataRoute(Resource):
-    """`kubectl get drt`."""
+    """Readings of some sensors on their way to some targets (`kubectl get drt`)."""
 
     crd: ClassVar[Crd] = Crd(
         group="edge.fluidos.eu",

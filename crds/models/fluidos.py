@@ -79,7 +79,7 @@ class FlavorStatus(Model):
 
 
 class Flavor(Resource):
-    """`kubectl get flavors`."""
+    """A resource that a FLUIDOS node offers (`kubectl get flavors`)."""
 
     crd: ClassVar[Crd] = Crd(
         group="nodecore.fluidos.eu",
@@ -169,7 +169,7 @@ class PhaseOnlyStatus(Model):
 
 
 class Transaction(Resource):
-    """`kubectl get transactions`."""
+    """A flavor that is held for a buyer (`kubectl get transactions`)."""
 
     crd: ClassVar[Crd] = Crd(
         group="reservation.fluidos.eu",
@@ -229,7 +229,7 @@ class ContractSpec(Model):
 
 
 class Contract(Resource):
-    """`kubectl get contracts`."""
+    """A flavor that was sold (`kubectl get contracts`)."""
 
     crd: ClassVar[Crd] = Crd(
         group="reservation.fluidos.eu",
@@ -267,7 +267,7 @@ class KnownClusterStatus(Model):
 
 
 class KnownCluster(Resource):
-    """`kubectl get knownclusters`."""
+    """Another FLUIDOS node (`kubectl get knownclusters`)."""
 
     crd: ClassVar[Crd] = Crd(
         group="network.fluidos.eu",

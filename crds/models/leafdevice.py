@@ -144,7 +144,7 @@ class LeafDeviceStatus(Model):
 
 
 class LeafDevice(Resource):
-    """`kubectl get leaf`."""
+    """One physical device and the sensors on it (`kubectl get leaf`)."""
 
     crd: ClassVar[Crd] = Crd(
         group="edge.fluidos.eu",

@@ -141,6 +141,8 @@ class Binding(Model):
     configuration_digest: Annotated[str, Field(max_length=64)] = ""
     """Of the endpoints and filter that the provider holds; a difference is sent on."""
     expiration_time: Timestamp | None = None
+    renewal_time: Timestamp | None = None
+    """When to renew: half of the contract's lifetime."""
 
 
 class SensorClaimStatus(Model):
@@ -157,7 +159,7 @@ class SensorClaimStatus(Model):
 
 
 class SensorClaim(Resource):
-    """`kubectl get snc`."""
+    """Sensors that are needed, and where their readings shall go (`kubectl get snc`)."""
 
     crd: ClassVar[Crd] = Crd(
         group="edge.fluidos.eu",
