@@ -13,9 +13,7 @@ import pytest
 from scripts.testbed.broker import Broker
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.controlplane import ControlPlanes
-
-REPOSITORY = Path(__file__).resolve().parent.parent
-MANIFESTS = (REPOSITORY / "crds" / "manifests", REPOSITORY / "deploy" / "rbac")
+from scripts.testbed.manifests import install
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +25,7 @@ def control_planes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control
 
 @pytest.fixture(scope="session")
 def cluster(control_planes: ControlPlanes) -> Cluster:
-    """The cluster that tests share, with what `crds/manifests` and `deploy/rbac` hold; see `namespace`."""
+    """The cluster that tests share, with all kinds and accounts installed; see `namespace`."""
     shared = control_planes.start_cluster("shared", audit=True)
     install(shared)
     return shared
@@ -35,7 +33,7 @@ def cluster(control_planes: ControlPlanes) -> Cluster:
 
 @pytest.fixture
 def start_cluster(control_planes: ControlPlanes) -> Iterator[Callable[[], Cluster]]:
-    """Starts clusters, with the same manifests, for one test alone."""
+    """Starts clusters, with the same kinds and accounts, for one test alone."""
     started: list[Cluster] = []
 
     def start() -> Cluster:
@@ -63,10 +61,3 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     """A mosquitto of the test's own; takes about 30 ms."""
     with Broker(tmp_path / "broker") as own:
         yield own
-
-
-def install(target: Cluster) -> None:
-    """Applies the manifests of the project."""
-    for folder in MANIFESTS:
-        if folder.is_dir():
-            target.apply(folder)

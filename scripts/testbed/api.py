@@ -18,6 +18,7 @@ import yaml
 FIELD_MANAGER: Final = "testbed"
 TIMEOUT_SECONDS: Final = 10.0
 POLL_SECONDS: Final = 0.05
+NEEDED_BY_OTHERS: Final = ("Namespace", "CustomResourceDefinition")
 
 Document = dict[str, Any]
 
@@ -108,28 +109,29 @@ class Api:
         return True
 
     def apply(self, documents: Iterable[Document]) -> None:
-        """Applies objects in order (server-side, forced), each CustomResourceDefinition until it is established.
+        """Applies objects (server-side, forced): Namespaces and CustomResourceDefinitions before what may need them.
 
         Raises:
             ApiError: An object is refused or of a kind that the server does not know.
             TimeoutError: A CustomResourceDefinition is not established after 10 s.
         """
-        awaited: list[str] = []
+        documents = list(documents)
+        first = [each for each in documents if each["kind"] in NEEDED_BY_OTHERS]
+        for document in first:
+            self._apply_one(document)
+        self._await_established([each for each in first if each["kind"] == "CustomResourceDefinition"])
         for document in documents:
-            if awaited and document["kind"] != "CustomResourceDefinition":
-                self._await_established(awaited)
-                awaited = []
-            path = self.path_of(document)
-            self.request(
-                "PATCH",
-                path,
-                body=document,
-                content_type="application/apply-patch+yaml",
-                query={"fieldManager": FIELD_MANAGER, "force": "true"},
-            )
-            if document["kind"] == "CustomResourceDefinition":
-                awaited.append(path)
-        self._await_established(awaited)
+            if document["kind"] not in NEEDED_BY_OTHERS:
+                self._apply_one(document)
+
+    def _apply_one(self, document: Document) -> None:
+        self.request(
+            "PATCH",
+            self.path_of(document),
+            body=document,
+            content_type="application/apply-patch+yaml",
+            query={"fieldManager": FIELD_MANAGER, "force": "true"},
+        )
 
     def path_of(self, document: Document) -> str:
         """The path of an object by its apiVersion, kind, namespace (`default` when absent) and name.
@@ -154,13 +156,14 @@ class Api:
         except KeyError:
             raise ApiError(404, f"the server has no kind {kind} in {api_version}") from None
 
-    def _await_established(self, paths: list[str]) -> None:
+    def _await_established(self, definitions: list[Document]) -> None:
         """Waits until each CRD is served *and* listed by discovery, which follows a moment later."""
         deadline = time.monotonic() + TIMEOUT_SECONDS
-        for path in paths:
-            while not self._is_served(path):
+        for definition in definitions:
+            while not self._is_served(self.path_of(definition)):
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"{path} is not established after {TIMEOUT_SECONDS:g} s")
+                    name = definition["metadata"]["name"]
+                    raise TimeoutError(f"{name} is not established after {TIMEOUT_SECONDS:g} s")
                 time.sleep(POLL_SECONDS)
 
     def _is_served(self, path: str) -> bool:

@@ -47,7 +47,7 @@ class Broker:
         port: TCP port; a free one by default, and the same again after a restart.
 
     Raises:
-        ChildFailedError: mosquitto is not installed or does not come up.
+        ChildFailedError: mosquitto is not installed, its port is taken, or it does not come up.
     """
 
     def __init__(self, directory: Path, *, port: int | None = None) -> None:
@@ -88,6 +88,8 @@ class Broker:
         self._child = self._start()
 
     def _start(self) -> Child:
+        if accepts(self.port):  # its answer would be taken for ours
+            raise ChildFailedError(f"mosquitto: port {self.port} of 127.0.0.1 is taken")
         child = Child(name="mosquitto", command=self._command, directory=self._directory)
         try:
             child.wait_until(lambda: accepts(self.port), what=f"listener on port {self.port}", limit=10)

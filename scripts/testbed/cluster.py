@@ -276,6 +276,8 @@ class Cluster:
                 f"--root-ca-file={self._directory / 'ca.crt'}",
                 f"--controllers={','.join(['*', *(f'-{each}' for each in DISABLED_CONTROLLERS)])}",
                 "--leader-elect=false",
+                "--kube-api-qps=500",  # its many informers start at once; the default of 20 costs seconds
+                "--kube-api-burst=500",
                 "--secure-port=0",
                 "--profiling=false",
             ],
