@@ -140,5 +140,5 @@ class WorkQueue(Generic[K]):
 
 def backoff(failures: int) -> float:
     """Exponential with jitter: 0.2 s, doubling, at most 30 s."""
-    ceiling = min(FIRST_BACKOFF * 2.0 ** (failures - 1), MAX_BACKOFF)
+    ceiling = min(FIRST_BACKOFF * 2.0 ** min(failures - 1, 16), MAX_BACKOFF)
     return ceiling * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
