@@ -188,7 +188,7 @@ def parse_sensor(entry: object, *, field: str) -> DeclaredSensor:
         consumption_microwatts=_amount(
             "consumption", raw.consumption, units.consumption, dimension=Dimension.POWER, scale=Scale.MICRO, field=field
         ),
-        max_consumers=_max_consumers(additional.max_consumers, field=f"{field}.properties.additional.maxConsumers"),
+        max_consumers=parse_max_consumers(additional.max_consumers, field=f"{field}.properties.additional.maxConsumers"),
         declared=Declared(
             sampling_rate=raw.sampling_rate,
             accuracy=raw.accuracy,
@@ -366,7 +366,12 @@ def _sampling_rate(value: str | None, symbol: str | None, *, field: str) -> int 
     return rate
 
 
-def _max_consumers(value: str | None, *, field: str) -> int | None:
+def parse_max_consumers(value: str | None, *, field: str) -> int | None:
+    """How many contracts may share a sensor, as a source writes it; None where it says nothing.
+
+    Raises:
+        InvalidField: no whole number from 1 to 10000.
+    """
     if value is None:
         return None
     if not re.fullmatch(r"[1-9][0-9]{0,3}|10000", value, re.ASCII):
