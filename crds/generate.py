@@ -159,7 +159,10 @@ def _root(model: type[Resource]) -> Schema:
     properties = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, **root["properties"]}
     schema = {**root, "description": _first_line(model), "properties": properties}
     # Nobody else's CRD requires a spec, though no object without one is of use.
-    schema["required"] = ["spec"] if _is_ours(model.crd) else []
+    if _is_ours(model.crd):
+        schema["required"] = ["spec"]
+    else:
+        schema.pop("required", None)
     return schema
 
 
