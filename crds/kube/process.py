@@ -105,7 +105,7 @@ async def probes(*, host: str, port: int, ready: Callable[[], bool]) -> AsyncIte
 
 
 def run_process(
-    main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, runner: type[asyncio.Runner] = asyncio.Runner
+    main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, runner: Callable[[], asyncio.Runner] = asyncio.Runner
 ) -> int:
     """Run `main(stop)`; SIGTERM and SIGINT set `stop`. The exit status: 0, or 1 with the error logged."""
 
@@ -127,16 +127,16 @@ def run_process(
 
 
 async def until_stopped(stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
-    """Run all of `work` until `stop` is set, then cancel it; an error in one ends all and is raised."""
+    """Run all of `work` until `stop` is set or one of them ends, then cancel the rest; an error in one is raised.
+
+    One that ends by itself counts as a stop: kopf puts its own signal handlers in place of ours.
+    """
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one) for one in work]
-
-        async def watch() -> None:
-            await stop.wait()
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            await asyncio.wait([*tasks, stopping], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
             for task in tasks:
                 task.cancel()
-
-        watcher = group.create_task(watch())
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        if all(task.done() for task in tasks):
-            watcher.cancel()
