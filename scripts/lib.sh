@@ -14,19 +14,27 @@ die() {
     exit 1
 }
 
-# run_quietly <seconds expected> <what> <command...>: says every five seconds that it still works; on failure, its output.
+# What run_quietly waits for: bash shields background jobs from Ctrl-C, so we pass it on.
+RUNNING=
+trap '[[ -z $RUNNING ]] || kill "$RUNNING" 2>/dev/null' EXIT
+
+# run_quietly <seconds expected> <what> <command...>: says every five seconds that it still works; if it fails, its output.
 run_quietly() {
-    local expected=$1 what=$2 began=$SECONDS log status=0 child
+    local expected=$1 what=$2 began=$SECONDS said=$SECONDS log status=0
     shift 2
     log=$(mktemp)
     say "$what (expected ${expected} s)"
     "$@" >"$log" 2>&1 &
-    child=$!
-    # The ticker must not outlive us: it ends with the command it watches.
-    while sleep 5 && kill -0 "$child" 2>/dev/null; do say "$what: $((SECONDS - began)) s"; done &
-    local ticker=$!
-    wait "$child" || status=$?
-    { kill "$ticker" && wait "$ticker"; } 2>/dev/null || true
+    RUNNING=$!
+    while kill -0 "$RUNNING" 2>/dev/null; do
+        sleep 0.2
+        if ((SECONDS - said >= 5)); then
+            said=$SECONDS
+            say "$what: $((SECONDS - began)) s"
+        fi
+    done
+    wait "$RUNNING" || status=$?
+    RUNNING=
     if ((status != 0)); then
         say "$what failed with code $status:"
         tail -n 40 "$log" >&2

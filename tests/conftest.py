@@ -32,19 +32,19 @@ def cluster(control_planes: ControlPlanes) -> Cluster:
 
 
 @pytest.fixture
-def start_cluster(control_planes: ControlPlanes) -> Iterator[Callable[[], Cluster]]:
+def start_cluster(control_planes: ControlPlanes) -> Iterator[Callable[..., Cluster]]:
     """Starts clusters, with the same kinds and accounts, for one test alone."""
     started: list[Cluster] = []
 
-    def start() -> Cluster:
-        own = control_planes.start_cluster(f"own-{uuid.uuid4().hex[:8]}")
+    def start(*, controllers: bool = True) -> Cluster:
+        own = control_planes.start_cluster(f"own-{uuid.uuid4().hex[:8]}", controllers=controllers)
         started.append(own)
         install(own)
         return own
 
     yield start
     for each in started:
-        each.stop()
+        each.kill()
 
 
 @pytest.fixture

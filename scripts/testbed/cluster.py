@@ -221,6 +221,11 @@ class Cluster:
         self._launch_apiserver()
         self._await_apiserver()
 
+    def kill(self) -> None:
+        """Ends the programs at once."""
+        for child in self.children:
+            child.kill()
+
     def stop(self) -> None:
         """Ends the programs. The objects stay in etcd until the `ControlPlanes` end."""
         stop_all(self.children)

@@ -12,7 +12,7 @@ from typing import Final, Self
 from scripts.testbed import kubeconfig
 from scripts.testbed.binaries import Binaries
 from scripts.testbed.cluster import ETCD_SOCKET, READY_LIMIT_SECONDS, Cluster
-from scripts.testbed.processes import Child, stop_all
+from scripts.testbed.processes import Child
 
 MAX_CLUSTERS: Final = 200
 CLUSTER_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?")
@@ -42,7 +42,11 @@ class ControlPlanes:
         self.clusters: dict[str, Cluster] = {}
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)  # who may enter may speak to etcd, past all RBAC
-        self._etcd = self._start_etcd()
+        try:
+            self._etcd = self._start_etcd()
+        except BaseException:
+            self._remove(directory)
+            raise
 
     def start_cluster(self, name: str, *, controllers: bool = True, audit: bool = False) -> Cluster:
         """Starts one cluster; see `start_clusters`."""
@@ -83,7 +87,9 @@ class ControlPlanes:
             for cluster in clusters:
                 cluster.await_ready()
         except BaseException:
-            stop_all([child for cluster in clusters for child in cluster.children])
+            for cluster in clusters:
+                cluster.kill()
+                self._remove(self.directory / cluster.name)
             raise
         self.clusters |= {cluster.name: cluster for cluster in clusters}
         kubeconfig.write(self.kubeconfig, [cluster.entry for cluster in self.clusters.values()])
@@ -91,10 +97,14 @@ class ControlPlanes:
 
     def close(self) -> None:
         """Ends everything, without ceremony, and removes the folder. Safe to repeat."""
-        for child in [*(child for cluster in self.clusters.values() for child in cluster.children), self._etcd]:
-            child.kill()
+        for cluster in self.clusters.values():
+            cluster.kill()
+        self._etcd.kill()
+        self._remove(self.directory)
+
+    def _remove(self, folder: Path) -> None:
         if not self._keep:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _start_etcd(self) -> Child:
         peer = "unix://etcd-peer.sock"  # a member must have a peer address, though nobody will call

@@ -5,6 +5,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from http.client import HTTPSConnection
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from scripts.testbed.api import ApiError, load
 from scripts.testbed.binaries import Binaries
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.controlplane import ControlPlanes
+from scripts.testbed.processes import ChildFailedError
 
 pytestmark = pytest.mark.control_plane
 
@@ -73,11 +75,13 @@ def test_clusters_on_one_etcd_share_nothing_and_leave_nothing(tmp_path: Path) ->
     directory = tmp_path / "state"
     with ControlPlanes(directory) as planes:
         one, two = planes.start_clusters(["consumer-1", "provider-1"], controllers=False)
-        pids = [*one.pids.values(), *two.pids.values()]
         assert one.url != two.url
         one.apply([config_map("default", name="mine")])
         assert one.api.exists("/api/v1/namespaces/default/configmaps/mine")
         assert not two.api.exists("/api/v1/namespaces/default/configmaps/mine")
+        one.restart_apiserver()
+        assert one.api.exists("/api/v1/namespaces/default/configmaps/mine")
+        pids = [*one.pids.values(), *two.pids.values()]
         merged = yaml.safe_load(planes.kubeconfig.read_text())
         assert [each["name"] for each in merged["contexts"]] == ["fluidos-consumer-1", "fluidos-provider-1"]
         assert planes.kubeconfig.stat().st_mode & 0o077 == 0
@@ -246,8 +250,25 @@ def test_a_killed_api_server_comes_back_with_its_objects_and_accepts_old_tokens(
     found = own.api.request("GET", "/api/v1/namespaces/default/configmaps/settings")
     assert found["data"] == {"colour": "blue"}
     assert get_with_token(own, kubeconfig, "/api/v1/namespaces/default/configmaps")[0] == 403  # known, not allowed
-    own.restart_apiserver()  # in order, this time
-    assert own.api.exists("/api/v1/namespaces/default/configmaps/settings")
-    # The controller manager has lived through both.
+    # The controller manager has lived through it.
     own.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "after"}}])
     eventually(lambda: own.api.exists("/api/v1/namespaces/after/serviceaccounts/default"), limit=60)
+
+
+def test_a_cluster_that_does_not_come_up_leaves_nothing_and_may_be_tried_again(tmp_path: Path) -> None:
+    real = Binaries.find()
+    broken = tmp_path / "kube-apiserver"
+    broken.write_text("#!/bin/sh\necho cannot bind; exit 1\n")
+    broken.chmod(0o755)
+    with ControlPlanes(tmp_path / "state", binaries=replace(real, kube_apiserver=broken)) as planes:
+        for _ in range(2):
+            with pytest.raises(ChildFailedError, match=r"(?s)provider-1-kube-apiserver ended with code 1.*cannot bind"):
+                planes.start_cluster("provider-1")
+            assert planes.clusters == {}
+            assert not (tmp_path / "state" / "provider-1").exists()
+
+
+def test_an_etcd_that_does_not_come_up_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ChildFailedError, match="etcd ended with code 1"):
+        ControlPlanes(tmp_path / "state", binaries=replace(Binaries.find(), etcd=Path("/bin/false")))
+    assert not (tmp_path / "state").exists()
