@@ -1,0 +1,1 @@
+"""From Contracts and DataRoutes to delivered readings: the manager of routes, and the relay that serves them."""

@@ -1,0 +1,111 @@
+"""What of a sensor's readings a route lets through.
+
+A `Filter` is compiled once from a route's `PayloadFilter`; the caller keeps one `FilterState` a topic and lane. States
+are values: after a restart they begin anew, which can only let one reading more pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import NamedTuple
+
+from crds.models.delivery import PayloadFilter
+from router_manager.domain.payload import Pointer, Record, number_at, parse_pointer
+
+_TOKEN = 1_000_000_000
+"""Token buckets count in billionths, so that nanoseconds times a whole rate need no division."""
+
+
+class Drop(StrEnum):
+    """Why a record does not pass."""
+
+    UNREADABLE = "unreadable"
+    THRESHOLD = "threshold"
+    DEADBAND = "deadband"
+    EVERY_NTH = "everyNth"
+    RATE = "maxPerSecond"
+
+
+class FilterState(NamedTuple):
+    """What the filter remembers of one topic."""
+
+    passed: Decimal | None = None
+    """The value that passed last; deadband measures from it."""
+    seen: int = 0
+    """Records that reached everyNth."""
+    tokens: int | None = None
+    refilled_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filter:
+    """All that is set must pass, in this order: threshold, deadband, everyNth, maxPerSecond."""
+
+    threshold: Pointer | None = None
+    above: Decimal | None = None
+    below: Decimal | None = None
+    deadband: Pointer | None = None
+    change: Decimal = Decimal(0)
+    every_nth: int | None = None
+    max_per_second: int | None = None
+
+    @classmethod
+    def compile(cls, spec: PayloadFilter) -> Filter:
+        """From the route's spec, whose syntax the API server has checked."""
+        threshold, deadband = spec.threshold, spec.deadband
+        return cls(
+            threshold=parse_pointer(threshold.field) if threshold else None,
+            above=Decimal(threshold.above) if threshold and threshold.above else None,
+            below=Decimal(threshold.below) if threshold and threshold.below else None,
+            deadband=parse_pointer(deadband.field) if deadband else None,
+            change=Decimal(deadband.change) if deadband else Decimal(0),
+            every_nth=spec.every_nth,
+            max_per_second=spec.max_per_second,
+        )
+
+    def step(self, state: FilterState, record: Record) -> tuple[FilterState, Drop | None]:
+        """Judge one record.
+
+        Returns:
+            The state for the next record of the topic, and why this one is dropped (None: it passes).
+        """
+        candidate = state.passed
+        if self.threshold is not None:
+            value = _decimal(record, self.threshold)
+            if value is None:
+                return state, Drop.UNREADABLE
+            outside = (self.above is not None and value > self.above) or (self.below is not None and value < self.below)
+            if not outside:
+                return state, Drop.THRESHOLD
+        if self.deadband is not None:
+            candidate = _decimal(record, self.deadband)
+            if candidate is None:
+                return state, Drop.UNREADABLE
+            if state.passed is not None and abs(candidate - state.passed) < self.change:
+                return state, Drop.DEADBAND
+        seen = state.seen
+        if self.every_nth is not None:
+            seen = (seen + 1) % self.every_nth
+            if state.seen != 0:
+                return state._replace(seen=seen), Drop.EVERY_NTH
+        tokens, refilled_ns = state.tokens, state.refilled_ns
+        if self.max_per_second is not None:
+            full = self.max_per_second * _TOKEN
+            if tokens is None:
+                tokens = full
+            # A clock that was set back refills nothing; it must not take tokens away either.
+            elapsed = max(0, record.ingested_ns - refilled_ns)
+            tokens = min(full, tokens + elapsed * self.max_per_second)
+            refilled_ns = record.ingested_ns
+            if tokens < _TOKEN:
+                return state._replace(seen=seen, tokens=tokens, refilled_ns=refilled_ns), Drop.RATE
+            tokens -= _TOKEN
+        return FilterState(candidate, seen, tokens, refilled_ns), None
+
+
+def _decimal(record: Record, pointer: Pointer) -> Decimal | None:
+    """The number as it was written: 0.3 is three tenths here, not the nearest binary fraction below."""
+    number = number_at(record.value, pointer)
+    return None if number is None else Decimal(repr(number))

@@ -1,0 +1,129 @@
+"""The routes that a relay serves, and which of them a topic belongs to.
+
+A `Table` is a value: the relay swaps one for the next. It is also what the relay keeps on disk, so that it goes on
+after a restart while the API server is away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pydantic import Field
+
+from crds.models.base import Model
+from crds.models.dataroute import DataRoute, ResolvedSource
+from crds.models.delivery import Endpoint, PayloadFilter
+from router_manager.domain.filters import Filter
+
+
+class RouteName(NamedTuple):
+    """Which DataRoute, as people name it."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Route(Model):
+    """One DataRoute as one relay sees it: the sources of its own node, and all targets."""
+
+    uid: str
+    namespace: str
+    name: str
+    sources: tuple[ResolvedSource, ...]
+    targets: tuple[Endpoint, ...]
+    filter: PayloadFilter | None = None
+
+
+class Table(Model):
+    """All routes of one relay.
+
+    Attributes:
+        since: per route uid and topic, the id of the first record that the route may have. A buyer gets nothing that
+            was spooled, for others, before the topic was its.
+    """
+
+    version: int = 0
+    routes: tuple[Route, ...] = ()
+    since: dict[str, dict[str, int]] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneKey:
+    """Names one way out: a target of a route."""
+
+    route_uid: str
+    target: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """A topic within a route: whose readings they are, and from which record on the route may have them."""
+
+    source: ResolvedSource
+    since: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """All that a lane has to know of its route and target."""
+
+    route: RouteName
+    target: Endpoint
+    feeds: Mapping[str, Feed]
+    filter: Filter | None
+
+    @property
+    def sources(self) -> dict[str, ResolvedSource]:
+        """By topic."""
+        return {topic: feed.source for topic, feed in self.feeds.items()}
+
+
+def route_of_node(obj: DataRoute, *, node: str) -> Route | None:
+    """The part of a DataRoute that the relay of this node serves; None where it has no part."""
+    sources = tuple(source for source in (obj.status.sources if obj.status else ()) if source.node == node)
+    meta = obj.metadata
+    if not sources or obj.spec.suspend or meta.uid is None or meta.deletion_timestamp:
+        return None
+    return Route(
+        uid=meta.uid,
+        namespace=meta.namespace or "default",
+        name=meta.name,
+        sources=sources,
+        targets=obj.spec.targets,
+        filter=obj.spec.filter,
+    )
+
+
+def succeed(old: Table, new: Table, *, head: int) -> Table:
+    """The new table with the marks of what each route may have: kept where the topic was there, else `head`."""
+    since = {
+        route.uid: {source.topic: old.since.get(route.uid, {}).get(source.topic, head) for source in route.sources}
+        for route in new.routes
+    }
+    return new.model_copy(update={"since": since})
+
+
+def ways(table: Table) -> dict[LaneKey, Way]:
+    """The lanes that a table asks for."""
+    found = {}
+    for route in table.routes:
+        feeds = _feeds(route, table.since.get(route.uid, {}))
+        compiled = None if route.filter is None else Filter.compile(route.filter)
+        for target in route.targets:
+            found[LaneKey(route.uid, target.name)] = Way(
+                route=RouteName(route.namespace, route.name), target=target, feeds=feeds, filter=compiled
+            )
+    return found
+
+
+def _feeds(route: Route, since: Mapping[str, int]) -> dict[str, Feed]:
+    """Of several flavors on one topic the first one names the record: it is delivered once."""
+    found: dict[str, Feed] = {}
+    for source in sorted(route.sources, key=lambda source: source.flavor):
+        found.setdefault(source.topic, Feed(source=source, since=since.get(source.topic, 0)))
+    return found

@@ -1,0 +1,58 @@
+"""`python -m router_manager.relay`: wires the relay to its broker, its API server and its probes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import structlog
+import uvloop
+from prometheus_client import REGISTRY
+
+from crds.egress import EgressPolicy
+from crds.kube.client import Kube
+from crds.kube.process import configure_logging, probes, run_process, until_stopped
+from router_manager.relay.engine import Bounds, Relay
+from router_manager.relay.metrics import RelayCollector
+from router_manager.relay.reporter import KubeReporter, Reports
+from router_manager.relay.routes_source import KubeRoutes
+from router_manager.relay.sender import HttpSender
+from router_manager.relay.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+def uvloop_runner() -> asyncio.Runner:
+    """A tenth less CPU for each message than asyncio's own loop."""
+    return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+
+
+async def main(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set, then drain."""
+    policy = EgressPolicy.parse(allowed=settings.egress_allow, refused=settings.egress_refuse)
+    sender = HttpSender(policy, timeout_seconds=settings.target_timeout_seconds)
+    bounds = Bounds(spool_bytes=settings.spool_bytes)
+    async with Relay(state=settings.state_dir, session=settings.session(), sender=sender, bounds=bounds) as relay:
+        collector = RelayCollector(relay)
+        REGISTRY.register(collector)
+        async with (
+            probes(host=settings.metrics_host, port=settings.metrics_port, ready=lambda: relay.session.ready),
+            await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
+        ):
+            routes = KubeRoutes(kube, node=settings.node)
+            reports = Reports(pumps=relay.pumps_by_route, node=settings.node, to=KubeReporter(kube, node=settings.node))
+            await until_stopped(stop, routes.run(relay.apply), reports.run(relay.first_delivery), relay.watch())
+            log.info("draining", at_most_seconds=settings.drain_seconds)
+            await relay.drain(settings.drain_seconds)
+        REGISTRY.unregister(collector)
+
+
+def cli() -> int:
+    """Entry point."""
+    settings = Settings()  # type: ignore[call-arg] # pydantic-settings takes them from flags and environment
+    configure_logging(settings.log_level)
+    return run_process(lambda stop: main(settings, stop), runner=uvloop_runner)
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

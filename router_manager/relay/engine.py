@@ -1,0 +1,237 @@
+"""The relay as a whole: a table of routes in, lanes and pumps kept to it.
+
+Changing the table touches the lanes of changed routes only; the session to the broker stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import random
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from crds.errors import Terminal
+from router_manager.domain.batching import BatchLimits, backoff_seconds
+from router_manager.domain.table import LaneKey, RouteName, Table, Way, succeed, ways
+from router_manager.relay.dead_letters import DeadLetters
+from router_manager.relay.ingest import Ingest
+from router_manager.relay.lane import Lane, Memory
+from router_manager.relay.mqtt.client import Session, SessionSettings
+from router_manager.relay.positions import Positions
+from router_manager.relay.pump import Outlet, Pump
+from router_manager.relay.sender import Sender
+from router_manager.relay.spool import Spool
+
+log = structlog.get_logger(__name__)
+
+_HOUSEKEEPING_SECONDS = 1.0
+_CHECKPOINT_ROUNDS = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a relay may use."""
+
+    spool_bytes: int = 4 << 30
+    segment_bytes: int = 16 << 20
+    memory_bytes: int = 64 << 20
+    batch: BatchLimits = field(default_factory=BatchLimits)
+
+
+class StateInUse(Terminal):
+    """Another relay works on the same state folder."""
+
+
+class Relay:
+    """Use as async context manager; `apply` gives it work."""
+
+    def __init__(self, *, state: Path, session: SessionSettings, sender: Sender, bounds: Bounds | None = None) -> None:
+        """Open the state folder and take up the table of the last life.
+
+        Raises:
+            StateInUse: another process has it.
+            OSError: it cannot be used.
+        """
+        bounds = bounds or Bounds()
+        state.mkdir(parents=True, exist_ok=True)
+        self._lock = _lock(state / "lock")
+        self.spool = Spool.open(state / "spool", segment_bytes=bounds.segment_bytes, max_bytes=bounds.spool_bytes)
+        self.ingest = Ingest(self.spool)
+        self.session = Session(session, self.ingest, on_lost=self._count_loss)
+        self.pumps: dict[LaneKey, Pump] = {}
+        self.first_delivery = asyncio.Event()
+        self.connections_lost = 0
+        self.malformed_packets = 0
+        self._positions = Positions(state / "positions")
+        self._memory = Memory(bounds.memory_bytes)
+        self._outlet = Outlet(
+            sender=sender,
+            dead_letters=DeadLetters(state / "dead-letters"),
+            spool_identity=self.spool.identity,
+            limits=bounds.batch,
+            on_first_delivery=self.first_delivery.set,
+        )
+        self._table_path = state / "table.json"
+        self._tasks: dict[LaneKey, asyncio.Task[None]] = {}
+        self._service: list[asyncio.Task[None]] = []
+        self.table = _load(self._table_path)
+
+    async def __aenter__(self) -> Relay:
+        self._converge(self.table)
+        self._service = [
+            asyncio.create_task(work, name=name)
+            for name, work in (
+                ("session", self.session.run()),
+                ("ingest", self.ingest.run()),
+                ("housekeeping", self._keep_house()),
+            )
+        ]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await _stop([*self._service, *self._tasks.values()])
+        for pump in self.pumps.values():
+            pump.save_position()
+        await self._outlet.sender.close()
+        self.spool.close()
+        os.close(self._lock)
+
+    def apply(self, table: Table) -> None:
+        """Serve this table from the next message on."""
+        table = succeed(self.table, table, head=self.spool.next_id)
+        if table.routes == self.table.routes:
+            return
+        self._converge(table)
+        self.table = table
+        _save(self._table_path, table)
+
+    async def drain(self, seconds: float) -> None:
+        """Take nothing more from the broker, and deliver what is at hand for at most so long."""
+        session, *_ = self._service
+        await _stop([session])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.ingest.drained()
+                for pump in self.pumps.values():
+                    await pump.lane.drained.wait()
+
+    def pumps_by_route(self) -> dict[RouteName, list[Pump]]:
+        """For reports."""
+        routes: dict[RouteName, list[Pump]] = {}
+        for pump in self.pumps.values():
+            routes.setdefault(pump.way.route, []).append(pump)
+        return routes
+
+    async def watch(self) -> None:
+        """Until one of the relay's own tasks ends, which none should: a defect, told by its error."""
+        done, _ = await asyncio.wait(self._service, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    def _converge(self, table: Table) -> None:
+        wanted = ways(table)
+        for key in [key for key in self.pumps if key not in wanted]:
+            self._close(key)
+        for key, way in wanted.items():
+            pump = self.pumps.get(key)
+            if pump is None:
+                self._open(key, way)
+            elif pump.way != way:
+                pump.configure(way)
+        for key in self._positions.keys() - wanted.keys():
+            self._positions.file(key).delete()
+        lanes: dict[str, list[Lane]] = {}
+        for pump in self.pumps.values():
+            for topic in pump.way.feeds:
+                lanes.setdefault(topic, []).append(pump.lane)
+        self.ingest.lanes = lanes
+        self.session.want(frozenset(lanes))
+
+    def _open(self, key: LaneKey, way: Way) -> None:
+        file = self._positions.file(key)
+        position = file.read()
+        if position is None:
+            # On disk before the table is: else a crash in between would leave a lane that starts anew, later.
+            position = self.spool.next_id
+            file.write(position)
+        lane = Lane(spool=self.spool, memory=self._memory, feeds=way.feeds, position=position)
+        pump = self.pumps[key] = Pump(key=key, way=way, lane=lane, position=file, outlet=self._outlet)
+        self._tasks[key] = asyncio.create_task(_supervise(pump), name=f"pump {way.route} {key.target}")
+
+    def _close(self, key: LaneKey) -> None:
+        self._tasks.pop(key).cancel()
+        self.pumps.pop(key).lane.close()
+
+    async def _keep_house(self) -> None:
+        """Give back what every lane has passed; note now and then how far idle lanes have come."""
+        rounds = 0
+        while True:
+            await asyncio.sleep(_HOUSEKEEPING_SECONDS)
+            rounds += 1
+            if rounds % _CHECKPOINT_ROUNDS == 0:
+                for pump in self.pumps.values():
+                    pump.save_position()
+            self.spool.release(min((pump.lane.position for pump in self.pumps.values()), default=self.spool.next_id))
+
+    def _count_loss(self, _reason: str, malformed: bool) -> None:  # noqa: FBT001 - the session's callback
+        self.connections_lost += 1
+        self.malformed_packets += malformed
+
+
+async def _supervise(pump: Pump) -> None:
+    """A defect that one route meets must not stop the others: say it, and go on from the position."""
+    attempt = 0
+    while True:
+        try:
+            await pump.run()
+        except Exception as error:
+            log.exception("pump failed", route=str(pump.way.route), target=pump.key.target)
+            pump.statistics.problem = f"internal error: {error!r}"
+            pump.lane.rewind()
+            jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
+            await asyncio.sleep(backoff_seconds(attempt, jitter=jitter))
+            attempt += 1
+
+
+async def _stop(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _lock(path: Path) -> int:
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise StateInUse(f"{path.parent} is in use by another relay") from error
+    return handle
+
+
+def _load(path: Path) -> Table:
+    try:
+        return Table.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Table()
+    except ValidationError:
+        log.exception("the stored table is damaged; waiting for the API server's", file=str(path))
+        return Table()
+
+
+def _save(path: Path, table: Table) -> None:
+    temporary = path.with_suffix(".new")
+    with temporary.open("wb") as file:
+        file.write(table.model_dump_json(by_alias=True).encode())
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.rename(path)

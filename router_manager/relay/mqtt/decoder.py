@@ -1,0 +1,176 @@
+"""The hot path of the relay: bytes of a socket in, messages out.
+
+One read of a busy socket holds hundreds of PUBLISH packets; they are decoded in one loop without a call a packet.
+"""
+
+from __future__ import annotations
+
+from router_manager.relay.mqtt.packets import (
+    Connack,
+    Control,
+    Disconnect,
+    Pingresp,
+    ProtocolError,
+    Puback,
+    Publish,
+    Suback,
+    Type,
+    Unsuback,
+    Version,
+)
+from router_manager.relay.mqtt.properties import MalformedError, Properties, decode_properties, decode_variable
+
+_MAX_TOPICS = 65_536
+_MAX_LENGTH_BYTES = 4
+
+
+class Decoder:
+    """Keeps what is left of the last read. After a ProtocolError it must not be fed again."""
+
+    def __init__(self, version: Version, *, max_packet_bytes: int) -> None:
+        self._v5 = version is Version.V5
+        self._max_packet_bytes = max_packet_bytes
+        self._rest = bytearray()
+        self._needed = 0
+        self._topics: dict[bytes, str] = {}
+
+    def feed(self, data: bytes) -> tuple[list[Publish], list[Control]]:
+        """Decode all packets that are complete.
+
+        Returns:
+            Messages in order of receipt, and the other packets in theirs.
+
+        Raises:
+            ProtocolError: the bytes are no MQTT that a server may send to this client.
+        """
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._needed:
+                return [], []
+            data = bytes(self._rest)
+            self._rest.clear()
+        try:
+            return self._decode(data)
+        except MalformedError as error:
+            raise ProtocolError(str(error)) from error
+
+    def _decode(self, data: bytes) -> tuple[list[Publish], list[Control]]:
+        publishes: list[Publish] = []
+        control: list[Control] = []
+        topics, v5, max_packet_bytes = self._topics, self._v5, self._max_packet_bytes
+        position, available = 0, len(data)
+        needed = 2
+        while available - position >= 2:
+            first = data[position]
+            length = data[position + 1]
+            start = position + 2
+            if length > 0x7F:
+                if available - position <= _MAX_LENGTH_BYTES and data[position + 1 :].strip(_CONTINUED) == b"":
+                    needed = available - position + 1
+                    break
+                length, start = decode_variable(data, position + 1)
+            if length > max_packet_bytes:
+                raise ProtocolError(f"packet of {length} bytes, at most {max_packet_bytes} were agreed")
+            end = start + length
+            if end > available:
+                needed = end - position
+                break
+            if first & 0xF0 == 0x30:
+                if length < 2:
+                    raise ProtocolError("PUBLISH without a topic")
+                at = start + 2 + (data[start] << 8 | data[start + 1])
+                name = data[start + 2 : at]
+                quality = first & 0x06
+                if quality == 2:
+                    packet_id = data[at : at + 2]
+                    at += 2
+                    if packet_id == b"\0\0":
+                        raise ProtocolError("PUBLISH with packet id 0")
+                elif quality:
+                    raise ProtocolError("PUBLISH of a quality of service that was not subscribed")
+                else:
+                    packet_id = b""
+                if v5:
+                    if at < end and not data[at]:
+                        at += 1
+                    else:
+                        _, used = decode_properties(data[at:end], 0)
+                        at += used
+                if at > end:
+                    raise ProtocolError("PUBLISH is cut off")
+                topic = topics.get(name) or self._topic(name)
+                publishes.append(Publish(topic, data[at:end], packet_id, first & 1 == 1))
+            else:
+                control.append(self._control(first, data[start:end]))
+            position = end
+        if position < available:
+            self._rest += data[position:]
+            self._needed = needed
+        return publishes, control
+
+    def _topic(self, name: bytes) -> str:
+        try:
+            topic = name.decode()
+        except UnicodeDecodeError as error:
+            raise ProtocolError("topic is not UTF-8") from error
+        if not topic or "+" in topic or "#" in topic or "\0" in topic:
+            # Empty would need a topic alias, of which this client allows none.
+            raise ProtocolError(f"PUBLISH with topic {topic!r}")
+        if len(self._topics) >= _MAX_TOPICS:
+            self._topics.clear()
+        self._topics[name] = topic
+        return topic
+
+    def _control(self, first: int, body: bytes) -> Control:
+        if first & 0x0F:
+            raise ProtocolError(f"reserved flags in packet 0x{first:02x}")
+        match first >> 4:
+            case Type.CONNACK:
+                return self._connack(body)
+            case Type.SUBACK:
+                packet_id, codes = self._acknowledgement("SUBACK", body)
+                if not codes:
+                    raise ProtocolError("SUBACK without a code")
+                return Suback(packet_id, codes)
+            case Type.UNSUBACK:
+                return Unsuback(*self._acknowledgement("UNSUBACK", body))
+            case Type.PUBACK:
+                if len(body) < 2 or (not self._v5 and len(body) > 2):
+                    raise ProtocolError(f"PUBACK of {len(body)} bytes")
+                if len(body) > 3:
+                    self._properties_to_end("PUBACK", body, 3)
+                return Puback(int.from_bytes(body[:2], "big"), body[2] if len(body) > 2 else 0)
+            case Type.PINGRESP:
+                if body:
+                    raise ProtocolError("PINGRESP with a body")
+                return Pingresp()
+            case Type.DISCONNECT if self._v5:
+                properties = self._properties_to_end("DISCONNECT", body, 1) if len(body) > 1 else {}
+                return Disconnect(body[0] if body else 0, properties)
+            case other:
+                raise ProtocolError(f"packet type {other} is not for a client")
+
+    def _connack(self, body: bytes) -> Connack:
+        if len(body) < 2 or body[0] > 1 or (not self._v5 and len(body) > 2):
+            raise ProtocolError(f"CONNACK {body[:8].hex()}")
+        if not self._v5:
+            return Connack(body[0] == 1, body[1])
+        # A server that does not know MQTT 5 refuses it in the form of 3.1.1, without properties (3.1.2.2).
+        return Connack(body[0] == 1, body[1], self._properties_to_end("CONNACK", body, 2) if len(body) > 2 else {})
+
+    def _acknowledgement(self, name: str, body: bytes) -> tuple[int, tuple[int, ...]]:
+        at = 2
+        if len(body) < at:
+            raise ProtocolError(f"{name} of {len(body)} bytes")
+        if self._v5:
+            _, at = decode_properties(body, at)
+        return int.from_bytes(body[:2], "big"), tuple(body[at:])
+
+    def _properties_to_end(self, name: str, body: bytes, start: int) -> Properties:
+        properties, end = decode_properties(body, start)
+        if end != len(body):
+            raise ProtocolError(f"{name} has {len(body) - end} bytes too many")
+        return properties
+
+
+_CONTINUED = bytes(range(0x80, 0x100))

@@ -1,0 +1,211 @@
+"""Delivers one lane to its target: batch, encode, POST, and whatever the answer asks for.
+
+One request is in flight at a time, so the order of a device's readings is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import assert_never
+
+import structlog
+
+from router_manager.domain.batching import (
+    BatchLimits,
+    Delivered,
+    Outcome,
+    Refused,
+    Retry,
+    Split,
+    backoff_seconds,
+    batch_id,
+    grown,
+    judge,
+    linger_seconds,
+    shrunk,
+)
+from router_manager.domain.encoding import CONTENT_TYPES, encode
+from router_manager.domain.filters import Drop, FilterState
+from router_manager.domain.payload import Record
+from router_manager.domain.table import LaneKey, Way
+from router_manager.relay.dead_letters import DeadLetters
+from router_manager.relay.lane import Lane
+from router_manager.relay.positions import PositionFile
+from router_manager.relay.sender import Sender
+from router_manager.relay.statistics import LaneStatistics
+
+log = structlog.get_logger(__name__)
+
+_TIMER_SECONDS = 0.0005
+"""Timers of the event loop count milliseconds: less than half of one is not worth one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlet:
+    """What all pumps share."""
+
+    sender: Sender
+    dead_letters: DeadLetters
+    spool_identity: str
+    limits: BatchLimits = field(default_factory=BatchLimits)
+    on_first_delivery: Callable[[], None] = lambda: None
+
+
+class Pump:
+    """Runs until cancelled, at any moment: the position moves only after the target's answer."""
+
+    def __init__(self, *, key: LaneKey, way: Way, lane: Lane, position: PositionFile, outlet: Outlet) -> None:
+        self.key = key
+        self.way = way
+        self.lane = lane
+        self.statistics = LaneStatistics()
+        self._position = position
+        self._written: int | None = None
+        self._outlet = outlet
+        self._record_limit = outlet.limits.records
+        self._states: dict[str, FilterState] = {}
+        self._configured = asyncio.Event()
+
+    def configure(self, way: Way) -> None:
+        """Take a changed route: from the next batch on, and for the next try of the one in flight."""
+        if way.filter != self.way.filter:
+            self._states.clear()
+        self.way = way
+        self.lane.feeds = way.feeds
+        self._configured.set()
+
+    async def run(self) -> None:
+        """Deliver for ever."""
+        last = 0
+        while True:
+            await self.lane.wait()
+            linger = linger_seconds(last)
+            if linger >= _TIMER_SECONDS and not self.lane.crowded:
+                await asyncio.sleep(linger)
+            taken = self.lane.take(records=self._record_limit, size_bytes=self._outlet.limits.size_bytes)
+            last = len(taken)
+            passed = taken if self.way.filter is None else [record for record in taken if self._passes(record)]
+            if passed:
+                await self._deliver(passed)
+            self.lane.settle()
+            self.save_position()
+
+    def save_position(self) -> None:
+        """Write how far the lane has come, if that changed."""
+        position = self.lane.position
+        if position == self._written:
+            return
+        try:
+            self._position.write(position)
+        except OSError as error:
+            # The price is paid after a crash only: what was delivered since is delivered again.
+            log.exception("cannot write a position", route=str(self.way.route), target=self.key.target)
+            self.statistics.problem = f"cannot write the position: {error}"
+        else:
+            self._written = position
+
+    def _passes(self, record: Record) -> bool:
+        compiled = self.way.filter
+        if compiled is None:
+            return True
+        state, drop = compiled.step(self._states.get(record.topic, FilterState()), record)
+        self._states[record.topic] = state
+        if drop is not None:
+            self.statistics.filtered += 1
+            self.statistics.unreadable += drop is Drop.UNREADABLE
+        return drop is None
+
+    async def _deliver(self, records: Sequence[Record]) -> None:
+        parts = deque([records])
+        attempt = 0
+        while parts:
+            outcome = await self._try(parts[0], attempt)
+            match outcome:
+                case Delivered():
+                    self._record_limit = grown(self._record_limit, most=self._outlet.limits.records)
+                case Refused(reason):
+                    self._report(reason)
+                    await self._bury([(record, reason) for record in parts[0]])
+                case Split():
+                    whole = parts.popleft()
+                    half = self._record_limit = shrunk(len(whole))
+                    parts.extendleft((whole[half:], whole[:half]))
+                    continue
+                case Retry(after_seconds, reason):
+                    self._report(reason)
+                    self.statistics.retried += 1
+                    attempt += 1
+                    await self._pause(after_seconds)
+                    continue
+                case _:
+                    assert_never(outcome)
+            attempt = 0
+            self.lane.advance(parts.popleft()[-1].id + 1)
+
+    async def _try(self, records: Sequence[Record], attempt: int) -> Outcome:
+        """Send what of the records can be written and is still wanted."""
+        way, outlet, target = self.way, self._outlet, self.way.target
+        wanted = [record for record in records if record.topic in way.feeds] if attempt else records
+        encoded = encode(wanted, encoding=target.encoding, envelope=target.envelope, sources=way.sources)
+        if encoded.unencodable:
+            if attempt == 0:
+                await self._bury(encoded.unencodable)
+            unencodable = {record.id for record, _ in encoded.unencodable}
+            wanted = [record for record in wanted if record.id not in unencodable]
+        if not wanted:
+            return Delivered()
+        headers = {
+            "Content-Type": CONTENT_TYPES[target.encoding],
+            "Idempotency-Key": batch_id(
+                spool=outlet.spool_identity, route_uid=self.key.route_uid, target=target.name, records=wanted
+            ),
+        }
+        answer = await outlet.sender.post(target.url, encoded.body, headers)
+        now_ns = time.time_ns()
+        outcome = judge(
+            answer,
+            records=len(wanted),
+            attempt=attempt,
+            now=datetime.fromtimestamp(now_ns / 1e9, UTC),
+            jitter=random.random(),  # noqa: S311 - spreads retries, guards nothing
+        )
+        if isinstance(outcome, Delivered):
+            first = self.statistics.delivered == 0
+            self.statistics.wrapped += encoded.wrapped
+            self.statistics.count_delivery(wanted, now_ns=now_ns)
+            if first:
+                outlet.on_first_delivery()
+        return outcome
+
+    async def _bury(self, letters: Sequence[tuple[Record, str]]) -> None:
+        """To the dead letters; a full disk holds the lane up, since there is no other place for them."""
+        attempt = 0
+        while True:
+            try:
+                await self._outlet.dead_letters.bury(self.key, letters)
+            except OSError as error:
+                self._report(f"cannot write dead letters: {error}")
+                await asyncio.sleep(backoff_seconds(attempt, jitter=random.random()))  # noqa: S311 - as above
+                attempt += 1
+            else:
+                self.statistics.dead += len(letters)
+                return
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for the next try, or for a change of the route that may help."""
+        self._configured.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._configured.wait()
+
+    def _report(self, problem: str) -> None:
+        if problem != self.statistics.problem:
+            self.statistics.problem = problem
+            log.warning("delivery is disturbed", route=str(self.way.route), target=self.key.target, reason=problem)

@@ -1,0 +1,137 @@
+"""What the relay has done, written into DataRoute.status.relays at a bounded rate.
+
+The first delivery of a route is reported at once, since people wait for it; after that a route is reported every ten
+seconds at most, and only when something changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import structlog
+
+from crds.errors import Retryable, Terminal
+from crds.kube.client import Kube, NotFound
+from crds.models.dataroute import DataRoute, RelayReport
+from router_manager.domain.encoding import rfc3339
+from router_manager.domain.table import RouteName
+from router_manager.relay.pump import Pump
+from router_manager.relay.statistics import Latencies
+
+log = structlog.get_logger(__name__)
+
+_INTERVAL_SECONDS = 10.0
+_LOOK_SECONDS = 1.0
+_MAX_MESSAGE = 1024
+
+
+Routes = Mapping[RouteName, Sequence[Pump]]
+
+
+class RouteReporter(Protocol):
+    """Where reports go."""
+
+    async def report(self, route: RouteName, report: RelayReport | None) -> None:
+        """Set this relay's entry, or remove it.
+
+        Raises:
+            Retryable: the API server is away.
+            Terminal: it refuses the report.
+        """
+
+
+class KubeReporter:
+    """Server-side apply of one entry of the list, with a field manager a node: relays do not touch each other's."""
+
+    def __init__(self, kube: Kube, *, node: str) -> None:
+        self._kube = kube
+        self._manager = f"relay-{node}"[:128]
+
+    async def report(self, route: RouteName, report: RelayReport | None) -> None:
+        """See RouteReporter."""
+        status = {} if report is None else {"relays": [report.dump()]}
+        try:
+            await self._kube.apply_status(
+                DataRoute, name=route.name, namespace=route.namespace, status=status, manager=self._manager
+            )
+        except NotFound:
+            log.debug("the route is gone", route=str(route))
+
+
+class _Sent(NamedTuple):
+    at: float
+    report: RelayReport
+    latencies: Latencies
+
+
+def compose(pumps: Sequence[Pump], *, node: str, earlier: Latencies, before: RelayReport | None) -> RelayReport:
+    """One route's report: the sum of its lanes, latency since the last report (that one's where nothing came)."""
+    statistics = [pump.statistics for pump in pumps]
+    latest = Latencies.merged(one.latencies for one in statistics).since(earlier)
+    last_ns = max(one.last_delivered_ns for one in statistics)
+    problems = [f"{pump.key.target}: {pump.statistics.problem}" for pump in pumps if pump.statistics.problem]
+    p50, p99 = latest.percentile(0.5), latest.percentile(0.99)
+    return RelayReport(
+        node=node,
+        delivered=sum(one.delivered for one in statistics),
+        filtered=sum(one.filtered for one in statistics),
+        retried=sum(one.retried for one in statistics),
+        dead=sum(one.dead for one in statistics),
+        backlog_records=sum(pump.lane.backlog for pump in pumps),
+        p50_microseconds=before.p50_microseconds if p50 is None and before else p50,
+        p99_microseconds=before.p99_microseconds if p99 is None and before else p99,
+        last_delivered_time=rfc3339(last_ns) if last_ns else None,
+        message="; ".join(problems)[:_MAX_MESSAGE],
+    )
+
+
+class Reports:
+    """Decides when a route's report is due, and sends it."""
+
+    def __init__(self, *, pumps: Callable[[], Routes], node: str, to: RouteReporter) -> None:
+        self._pumps = pumps
+        self._node = node
+        self._to = to
+        self._sent: dict[RouteName, _Sent] = {}
+
+    async def run(self, first_delivery: asyncio.Event) -> None:
+        """Report until cancelled."""
+        while True:
+            await self._round(asyncio.get_running_loop().time())
+            first_delivery.clear()
+            try:
+                async with asyncio.timeout(_LOOK_SECONDS):
+                    await first_delivery.wait()
+            except TimeoutError:
+                pass
+
+    async def _round(self, now: float) -> None:
+        routes = self._pumps()
+        for route in [*self._sent.keys() - routes.keys(), *routes]:
+            try:
+                await self._report_one(route, routes.get(route, ()), now)
+            except Retryable as error:
+                log.warning("cannot report", error=str(error))
+                return
+            except Terminal as error:
+                log.warning("a report is refused", route=str(route), error=str(error))
+
+    async def _report_one(self, route: RouteName, pumps: Sequence[Pump], now: float) -> None:
+        sent = self._sent.get(route)
+        if not pumps:
+            await self._to.report(route, None)
+            del self._sent[route]
+            return
+        delivered = sum(pump.statistics.delivered for pump in pumps)
+        first = delivered and (sent is None or not sent.report.delivered)
+        if sent is not None and not first and now - sent.at < _INTERVAL_SECONDS:
+            return
+        earlier, before = (sent.latencies, sent.report) if sent else (Latencies(), None)
+        report = compose(pumps, node=self._node, earlier=earlier, before=before)
+        if before is None and not delivered and not report.message:
+            return
+        if report != before:
+            await self._to.report(route, report)
+            self._sent[route] = _Sent(now, report, Latencies.merged(pump.statistics.latencies for pump in pumps))

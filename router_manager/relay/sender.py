@@ -1,0 +1,86 @@
+"""One POST to a target, over connections that are kept, to addresses that the egress policy allows."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from ipaddress import ip_address
+from typing import Protocol
+
+import aiohttp
+
+from crds.egress import EgressPolicy
+from router_manager.domain.batching import Answer, Failure, Response
+
+_MAX_BODY_BYTES = 64 << 10
+_SHOWN_CHARACTERS = 200
+
+
+class Sender(Protocol):
+    """Delivers request bodies."""
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """Send once. Never raises for what the target does or is."""
+
+    async def close(self) -> None:
+        """Give connections back."""
+
+
+class EgressRefusedError(OSError):
+    """The policy does not let the relay connect there."""
+
+
+class HttpSender:
+    """HTTP/1.1 by aiohttp. Redirects are not followed: they would lead around what was checked."""
+
+    def __init__(self, policy: EgressPolicy, *, timeout_seconds: float = 10.0) -> None:
+        def checked_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+            # Called for each address at connect time, so a name that resolves differently now is caught as well.
+            family, kind, protocol, _, address = info
+            refusal = policy.refusal(ip_address(str(address[0]).partition("%")[0]))
+            if refusal is not None:
+                raise EgressRefusedError(refusal)
+            return socket.socket(family=family, type=kind, proto=protocol)
+
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, socket_factory=checked_socket, keepalive_timeout=60),
+            timeout=aiohttp.ClientTimeout(total=timeout_seconds, connect=timeout_seconds / 2),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Accept-Encoding",),
+            headers={"User-Agent": "fluidos-edge-relay"},
+        )
+
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+        """See Sender."""
+        try:
+            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                text = await _read(response.content)
+                good = 200 <= response.status < 300
+                return Response(
+                    response.status,
+                    response.headers.get("Retry-After"),
+                    "" if good else text[:_SHOWN_CHARACTERS].decode(errors="replace").strip(),
+                )
+        except TimeoutError:
+            return Failure("the target did not answer in time")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Failure(_reason(error))
+
+    async def close(self) -> None:
+        """See Sender."""
+        await self._session.close()
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """The body to its end, so that the connection can be used again; a talkative target loses its connection."""
+    text = b""
+    while len(text) < _MAX_BODY_BYTES and not content.at_eof():
+        text += await content.read(_MAX_BODY_BYTES)
+    return text
+
+
+def _reason(error: Exception) -> str:
+    cause: BaseException = error
+    while isinstance(cause, aiohttp.ClientConnectorError):
+        cause = cause.os_error
+    return str(cause) or type(cause).__name__
