@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ from crds.kube.process import ProcessSettings, configure_logging, probes, until_
 from crds.kube.watch import Change, Gone, Put, key_of
 
 log = structlog.get_logger(__name__)
+
+STOP_SECONDS = 5.0
 
 
 class ManagerSettings(ProcessSettings):
@@ -63,8 +66,12 @@ def change_of(event: Mapping[str, Any]) -> Change:
 
 
 def registry_of(watched: tuple[Watched, ...], *, kube: Kube) -> kopf.OperatorRegistry:
-    """The handlers of kopf for these kinds, and its login with the same credentials as ours."""
+    """The handlers of kopf for these kinds, and its login with the same credentials as ours.
+
+    The handlers run in kopf's thread; what they saw is handed over to the loop that calls this.
+    """
     registry = kopf.OperatorRegistry()
+    home = asyncio.get_running_loop()
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -80,16 +87,16 @@ def registry_of(watched: tuple[Watched, ...], *, kube: Kube) -> kopf.OperatorReg
         )
 
     for kind in watched:
-        _register(registry, kind)
+        _register(registry, kind, home)
     return registry
 
 
-def _register(registry: kopf.OperatorRegistry, kind: Watched) -> None:
+def _register(registry: kopf.OperatorRegistry, kind: Watched, home: asyncio.AbstractEventLoop) -> None:
     @kopf.on.event(
         group=kind.group, version=kind.version, plural=kind.plural, registry=registry, id=f"{kind.plural}-seen"
     )
     async def seen(event: Mapping[str, Any], **_: Any) -> None:
-        kind.changed(change_of(event))
+        home.call_soon_threadsafe(kind.changed, change_of(event))
 
 
 def kopf_settings() -> kopf.OperatorSettings:
@@ -105,7 +112,6 @@ def kopf_settings() -> kopf.OperatorSettings:
     settings.queueing.idle_timeout = 0.5
     settings.queueing.error_delays = (0.5, 1, 2, 3, 5)
     settings.peering.standalone = True
-    settings.process.ultimate_exiting_timeout = 10
     return settings
 
 
@@ -118,10 +124,10 @@ async def run_manager(
         crds.kube.lease.Lost: another replica leads; the process ends and its supervisor starts it anew.
     """
     configure_logging(settings.log_level)
-    watching = asyncio.Event()
+    ready = threading.Event()
     async with (
         await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
-        probes(host=settings.metrics_host, port=settings.metrics_port, ready=watching.is_set),
+        probes(host=settings.metrics_host, port=settings.metrics_port, ready=ready.is_set),
         contextlib.AsyncExitStack() as stack,
     ):
         extra: list[Coroutine[Any, Any, None]] = []
@@ -141,16 +147,35 @@ async def run_manager(
             stack.push_async_callback(elector.release)
             extra.append(elector.hold())
         manager = await build(kube)
-        operator = kopf.operator(
-            registry=registry_of(manager.watched, kube=kube),
+        registry = registry_of(manager.watched, kube=kube)
+        log.info("manager started", name=name, identity=settings.identity, standalone=settings.standalone)
+        await until_stopped(stop, _watch(registry, ready=ready), *(work() for work in manager.work), *extra)
+        log.info("manager stopped", name=name)
+
+
+async def _watch(registry: kopf.OperatorRegistry, *, ready: threading.Event) -> None:
+    """Run kopf until cancelled, in a thread and a loop of its own.
+
+    It takes every task of its loop for its own and waits for it, and cancels it, when it stops; and in the main thread
+    it would take the signals from us.
+    """
+    stop = threading.Event()
+    running = asyncio.create_task(
+        asyncio.to_thread(
+            kopf.run,
+            registry=registry,
             settings=kopf_settings(),
             clusterwide=True,
             standalone=True,
-            ready_flag=watching,
+            ready_flag=ready,
+            stop_flag=stop,
         )
-        log.info("manager started", name=name, identity=settings.identity, standalone=settings.standalone)
-        await until_stopped(stop, operator, *(work() for work in manager.work), *extra)
-        log.info("manager stopped", name=name)
+    )
+    try:
+        await asyncio.shield(running)
+    finally:
+        stop.set()
+        await asyncio.wait([running], timeout=STOP_SECONDS)
 
 
 async def _acquire(elector: Elector, stop: asyncio.Event) -> bool:

@@ -69,6 +69,8 @@ def configure_logging(level: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLevelName(level.upper())))
+    # It says that it leaves the signals to us, which is what we want.
+    logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     structlog.configure(
         processors=[*processors, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -127,10 +129,7 @@ def run_process(
 
 
 async def until_stopped(stop: asyncio.Event, *work: Coroutine[Any, Any, None]) -> None:
-    """Run all of `work` until `stop` is set or one of them ends, then cancel the rest; an error in one is raised.
-
-    One that ends by itself counts as a stop: kopf puts its own signal handlers in place of ours.
-    """
+    """Run all of `work` until `stop` is set or one of them ends, then cancel the rest; an error in one is raised."""
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one) for one in work]
         stopping = asyncio.create_task(stop.wait())
