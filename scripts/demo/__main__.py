@@ -1,0 +1,160 @@
+"""`scripts/demo.sh`: the main job from start to end, on control planes of its own. Cleans up after itself."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+import orjson
+from rich.markup import escape
+
+from crds.errors import EdgeError
+from scripts.demo import running, show
+from scripts.demo.crew import NotReachedError
+from scripts.demo.report import Report
+from scripts.demo.stage import Stage
+from scripts.demo.story import Options, Story
+from scripts.simulator.recordings import replay
+from scripts.testbed.api import ApiError
+from scripts.testbed.errors import BinaryError
+from scripts.testbed.processes import ChildFailedError, exit_on_signals
+
+FAILURES: Final = (ApiError, BinaryError, ChildFailedError, EdgeError, NotReachedError, OSError)
+MAX_CLUSTERS: Final = 20
+
+
+def main() -> int:
+    """The command: 0 when every claim was bound and nothing was lost, 1 otherwise, 2 for bad input."""
+    arguments = _parser().parse_args()
+    if arguments.stop:
+        return running.stop()
+    if arguments.replay is not None:
+        try:
+            replay(arguments.replay)
+        except EdgeError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    options = Options(
+        consumers=arguments.consumers,
+        providers=arguments.providers,
+        messages=arguments.messages,
+        rate=arguments.rate,
+        discover=arguments.auto_discovery,
+        replay=arguments.replay and arguments.replay.resolve(),
+    )
+    try:
+        with exit_on_signals():
+            return _demo(options, report_file=arguments.report.resolve(), keep=arguments.keep)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo.sh",
+        description="Shows how a claim on a consumer cluster becomes sensor data that arrives, with real processes.",
+    )
+    parser.add_argument("--consumers", type=_count, default=2, metavar="N", help="consumer clusters (2)")
+    parser.add_argument("--providers", type=_count, default=2, metavar="M", help="provider clusters (2)")
+    parser.add_argument(
+        "--messages", type=_positive, default=200, help="readings of each sensor that are counted (200)"
+    )
+    parser.add_argument("--rate", type=_rate, default=50.0, help="readings a second of each sensor (50)")
+    parser.add_argument("--replay", type=Path, metavar="FILE.csv", help="own recorded data instead of recorded weather")
+    parser.add_argument(
+        "--auto-discovery", action="store_true", help="find providers by FLUIDOS' LAN multicast instead of by hand"
+    )
+    parser.add_argument(
+        "--report", type=Path, default=Path("demo-report.json"), metavar="FILE", help="demo-report.json"
+    )
+    parser.add_argument("--keep", action="store_true", help="leave it running at the end, until Ctrl-C or --stop")
+    parser.add_argument("--stop", action="store_true", help="end a demo that was left running")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected 1 or more")
+    return value
+
+
+def _count(text: str) -> int:
+    value = _positive(text)
+    if value > MAX_CLUSTERS:
+        raise argparse.ArgumentTypeError(f"{text}: expected at most {MAX_CLUSTERS}")
+    return value
+
+
+def _rate(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text}: expected more than 0 and at most 10000")
+    return value
+
+
+def _demo(options: Options, *, report_file: Path, keep: bool) -> int:
+    stage = Stage()
+    report = Report(ok=False, error="interrupted")
+    write(report_file, report)  # no report of an earlier run may pass for one of this
+    try:
+        with _state() as directory, ExitStack() as stack:
+            story = Story(options, stage=stage, directory=directory, stack=stack)
+            try:
+                story.tell()
+                report = story.report()
+            except FAILURES as error:
+                report = story.report(f"{type(error).__name__}: {error}")
+            except BaseException:
+                report = story.report("interrupted")
+                raise
+            _show(stage, story, report)
+            if keep and report.error is None:
+                write(report_file, report)
+                running.keep(stage.console, story)
+    finally:
+        write(report_file, report)
+    stage.console.print(f"\n{'[green]ok[/green]' if report.ok else '[red]not ok[/red]'}: report in {report_file}")
+    return 0 if report.ok else 1
+
+
+def _show(stage: Stage, story: Story, report: Report) -> None:
+    stage.console.print()
+    if story.offers:
+        show.flavors(stage.console, story.offers)
+        show.kubectl(stage.console, story)
+    if story.progress:
+        show.outcome(stage.console, story, report)
+    if report.error is not None:
+        stage.console.print(f"\n[red]{escape(report.error)}[/red]")
+
+
+@contextlib.contextmanager
+def _state() -> Iterator[Path]:
+    """A folder for everything that the demo writes, gone at the end."""
+    directory = Path(tempfile.mkdtemp(prefix=running.PREFIX))
+    try:
+        (directory / running.PID_FILE).write_text(str(os.getpid()))
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def write(file: Path, report: Report) -> None:
+    """Replace the report at once, so that nobody reads half of one."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_bytes(orjson.dumps(report.document(), option=orjson.OPT_INDENT_2) + b"\n")
+    draft.replace(file)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

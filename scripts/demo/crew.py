@@ -1,0 +1,127 @@
+"""The processes of the demo, watched together: when one ends that should not, every wait ends and shows its log."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from scripts.testbed.processes import Child, ChildFailedError, free_port, stop_all
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+POLL_SECONDS: Final = 0.05
+HTTP_SECONDS: Final = 5.0
+
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class NotReachedError(RuntimeError):
+    """Something did not come about in time; the message says what, and what is known of it."""
+
+
+class Crew:
+    """Modules of this project, run as children until `stop`.
+
+    Args:
+        logs: folder of their logs, made when absent.
+    """
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._children: list[Child] = []
+        self._probes: dict[str, str] = {}
+
+    def start(self, name: str, module: str, *arguments: str | Path) -> None:
+        """Start `python -m module`; it has to run until `stop`."""
+        self._children.append(self.launch(name, module, *arguments))
+
+    def start_probed(self, name: str, module: str, *arguments: str | Path) -> None:
+        """The same for a process with `/readyz`, which `wait_ready` waits for."""
+        port = free_port()
+        self.start(name, module, *arguments, "--metrics-port", str(port))
+        self._probes[name] = f"http://127.0.0.1:{port}/readyz"
+
+    def launch(self, name: str, module: str, *arguments: str | Path) -> Child:
+        """Start one that may end; whoever calls sees to it."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("FLUIDOS_EDGE_")}
+        return Child(
+            name=name,
+            command=[sys.executable, "-m", module, *arguments],
+            directory=ROOT,
+            logs=self._logs,
+            environment=environment,
+        )
+
+    def wait_ready(self, *, limit: float) -> None:
+        """Wait until every probed process says that it is ready.
+
+        Raises:
+            ChildFailedError: one ended.
+            NotReachedError: one is not ready in time.
+        """
+        for name, url in self._probes.items():
+            self.wait(lambda url=url: answers(url), what=f"{name} to be ready", limit=limit)  # type: ignore[misc]  # a default that binds the loop's variable
+
+    def wait(
+        self, reached: Callable[[], bool], *, what: str, limit: float, known: Callable[[], str] = lambda: ""
+    ) -> None:
+        """Ask `reached` again and again until it says True.
+
+        Args:
+            reached: must return soon.
+            what: what is waited for, for the message.
+            limit: seconds.
+            known: what is known of it when it is too late, for the message.
+
+        Raises:
+            ChildFailedError: a process ended.
+            NotReachedError: too late.
+        """
+        deadline = time.monotonic() + limit
+        while not reached():
+            self.check()
+            if time.monotonic() > deadline:
+                raise NotReachedError(f"waited {limit:g} s for {what}\n{known()}".rstrip())
+            time.sleep(POLL_SECONDS)
+
+    def check(self) -> None:
+        """See that all still run.
+
+        Raises:
+            ChildFailedError: one ended; the message has the tail of its log.
+        """
+        for child in self._children:
+            if child.exit_code is not None:
+                raise ChildFailedError(f"{child.name} ended with code {child.exit_code}:\n{child.tail()}")
+
+    def tail(self, name: str) -> str:
+        """The end of a process's log."""
+        return next((f"{name}:\n{child.tail()}" for child in self._children if child.name == name), "")
+
+    def stop(self) -> None:
+        """End all, side by side."""
+        stop_all(self._children)
+
+
+def answers(url: str) -> bool:
+    """Whether a GET there is answered with 200."""
+    try:
+        get(url)
+    except OSError:  # urllib's errors are some, too
+        return False
+    return True
+
+
+def get(url: str) -> bytes:
+    """What a server on this machine answers; never by way of a proxy.
+
+    Raises:
+        OSError: no answer, or not 200.
+    """
+    with _direct.open(url, timeout=HTTP_SECONDS) as answer:
+        body: bytes = answer.read()
+        return body

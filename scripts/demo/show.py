@@ -1,0 +1,147 @@
+"""The demo's tables: what was found, asked, bound and delivered."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.table import Table
+
+from crds.models.sensorclaim import SensorClaimSpec
+from edge_resource_manager.domain import wire
+from edge_resource_manager.domain.matching import Candidate, Fails, Need, judge
+from scripts.demo.inventory import UNITS
+from scripts.demo.observe import Offer
+from scripts.demo.report import Report, TargetOutcome, plot
+from scripts.demo.story import ClaimProgress, Story
+
+
+def flavors(console: Console, offers: Sequence[Offer]) -> None:
+    """What was found."""
+    table = _table("Found: Sensor flavors", "provider", "device", "sensor", "board", "MCU", "measures", "latency")
+    for offer in offers:
+        sensor, board = offer.view.sensor, offer.view.board
+        measured = ", ".join(each.type for each in sensor.measurements)
+        latency = _milliseconds(sensor.latency_microseconds)
+        table.add_row(offer.provider.name, offer.device, sensor.model, board.name, board.mcu, measured, latency)
+    console.print(table)
+
+
+def kubectl(console: Console, story: Story) -> None:
+    """What a person with kubectl sees on the first provider."""
+    command = ["--context", story.providers[0].cluster.context, "get", "leafdevices,flavors", "--all-namespaces"]
+    console.print(f"\n[bold]$ kubectl {' '.join(command)}[/bold]")
+    shown = subprocess.run(
+        [story.kubectl, "--kubeconfig", story.kubeconfig, *command],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+    console.print(shown.stdout + shown.stderr, markup=False, soft_wrap=True)
+
+
+def outcome(console: Console, story: Story, report: Report) -> None:
+    """What was asked, bound and delivered, why, and how it looked."""
+    asked = _table("Asked and bound", "claim", "on", "asks for", "got", "bound", "first reading")
+    for each, claim in zip(story.progress, report.claims, strict=True):
+        got = "\n".join(f"{offer.device} {offer.view.sensor.model} ({offer.provider.name})" for offer in each.bound)
+        bound, first = _seconds(claim.seconds_to_bound), _seconds(claim.seconds_to_first_message)
+        asked.add_row(claim.name, claim.cluster, each.ask.sentence, got, bound, first)
+    console.print(asked)
+    for each in story.progress:
+        if "limits" in each.ask.spec:
+            _why(console, each, story.offers)
+    delivered = _table(
+        "Delivered", "target", "encoding", "published", "delivered", "duplicates", "lost", "p50 ms", "p99 ms", right=2
+    )
+    for each, endpoint, target in _targets(story, report):
+        numbers = [target.published, target.delivered, target.duplicates, target.lost]
+        times = [target.p50_milliseconds, target.p99_milliseconds]
+        encoding = each.ask.endpoints[endpoint]
+        delivered.add_row(
+            target.name, encoding, *map(str, numbers), *("-" if it is None else f"{it:.1f}" for it in times)
+        )
+    console.print(delivered)
+    _plot(console, story)
+
+
+def _targets(story: Story, report: Report) -> Iterator[tuple[ClaimProgress, str, TargetOutcome]]:
+    by_name = {target.name: target for target in report.targets}
+    for each in story.progress:
+        for endpoint in each.ask.endpoints:
+            yield each, endpoint, by_name[each.ask.target(endpoint)]
+
+
+def _why(console: Console, progress: ClaimProgress, offers: Sequence[Offer]) -> None:
+    """The claim against each flavor of the type that it asks for, judged as the manager judges."""
+    need = Need.of(SensorClaimSpec.model_validate(progress.ask.document("http://sink")["spec"], strict=False))
+    table = _table(f"Why: {progress.ask.name}", "device", "sensor", "latency", "verdict")
+    bound = {offer.name for offer in progress.bound}
+    for offer in offers:
+        sensor = offer.view.sensor
+        if all(each.type != need.sensor.type for each in sensor.measurements):
+            continue
+        verdict = judge(need, _candidate(offer))
+        if isinstance(verdict, Fails):
+            said = "no: " + "; ".join(map(str, verdict.misses))
+        else:
+            said = f"fits, {float(verdict.margin):.0%} below the limit" + ("; bound" if offer.name in bound else "")
+        table.add_row(offer.device, sensor.model, _milliseconds(sensor.latency_microseconds), said)
+    console.print(table)
+
+
+def _candidate(offer: Offer) -> Candidate:
+    spec = offer.flavor.spec
+    return Candidate(
+        flavor=offer.name,
+        provider=offer.provider.name,
+        address=offer.provider.gateway,
+        cluster=spec.provider_id,
+        view=offer.view,
+        available=spec.availability,
+        timestamp=datetime.now(UTC),
+        price=wire.Price(amount=spec.price.amount, currency=spec.price.currency, period=spec.price.period),
+    )
+
+
+def _plot(console: Console, story: Story) -> None:
+    """One sensor's readings, as they arrived at the first target that has some."""
+    for progress in story.progress:
+        for endpoint, received in progress.received.items():
+            offer = progress.bound[0]
+            points = [
+                (it.at, it.value)
+                for reading, it in received.arrivals.items()
+                if reading in progress.owed
+                and it.value is not None
+                and (it.device, it.sensor) == (offer.device, offer.view.sensor.model)
+            ]
+            if points:
+                measured = offer.view.sensor.measurements[0].type
+                console.print(
+                    f"\n[bold]{measured} of {offer.device} as it arrived at {progress.ask.target(endpoint)}[/bold]"
+                )
+                for line in plot(points, unit=UNITS.get(measured, "")):
+                    console.print(line, markup=False)
+                return
+
+
+def _table(title: str, *columns: str, right: int | None = None) -> Table:
+    """`right`: the first column of numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(
+            column, justify="right" if right is not None and index >= right else "left", header_style="dim"
+        )
+    return table
+
+
+def _milliseconds(microseconds: int | None) -> str:
+    return "" if microseconds is None else f"{microseconds / 1000:g} ms"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds:.2f} s"

@@ -1,0 +1,319 @@
+"""The steps of the demo in order, and what is known after each: enough for a report even when one fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from crds.models.sensorclaim import Binding
+from scripts.demo.claims import Ask, asks
+from scripts.demo.crew import Crew
+from scripts.demo.inventory import boards
+from scripts.demo.observe import Offer, SinkClient, acknowledged, claims, known_clusters, offers
+from scripts.demo.report import BoundFlavor, ClaimOutcome, Report, TargetOutcome, judge, target_outcome
+from scripts.demo.site import Consumer, Provider
+from scripts.demo.stage import Stage
+from scripts.sink.record import Received
+from scripts.testbed.binaries import Binaries
+from scripts.testbed.controlplane import ControlPlanes
+from scripts.testbed.processes import Child, free_port
+
+READY_LIMIT_SECONDS: Final = 60.0
+QUIET_LIMIT_SECONDS: Final = 15.0
+"""Nothing new at any target for this long: what is missing then is lost."""
+SETTLE_SECONDS: Final = 0.5
+"""For duplicates, which come after everything has arrived."""
+IDLE_RATE: Final = 10.0
+"""Messages a second of each sensor while nothing is counted: more would hide how soon the first one comes."""
+FIRST_COUNTED: Final = 1_000_000
+"""Numbers of the readings that are counted, apart from those before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the user chose."""
+
+    consumers: int
+    providers: int
+    messages: int
+    rate: float
+    discover: bool
+    replay: Path | None
+
+
+@dataclass(slots=True)
+class ClaimProgress:
+    """One claim on its way."""
+
+    ask: Ask
+    consumer: Consumer
+    applied_at: float
+    bound: tuple[Offer, ...] = ()
+    seconds_to_bound: float | None = None
+    message: str = "no status yet"
+    owed: frozenset[str] = frozenset()
+    received: dict[str, Received] = field(default_factory=dict)
+
+    def has_all(self, endpoint: str) -> bool:
+        """Whether this endpoint has every reading that it is owed."""
+        return self.owed <= self.received[endpoint].arrivals.keys()
+
+
+class Story:
+    """One run of the demo.
+
+    Args:
+        options: what the user chose.
+        stage: where it is told.
+        directory: for all state; exists.
+        stack: ends everything that is started here.
+    """
+
+    def __init__(self, options: Options, *, stage: Stage, directory: Path, stack: ExitStack) -> None:
+        self.offers: list[Offer] = []
+        self.progress: list[ClaimProgress] = []
+        self.consumers: list[Consumer] = []
+        self.providers: list[Provider] = []
+        self.kubectl = Path("kubectl")
+        self.kubeconfig = directory / "planes" / "kubeconfig"
+        self.devices = directory / "devices.json"
+        self._options = options
+        self._stage = stage
+        self._directory = directory
+        self._stack = stack
+        self._sink = SinkClient(free_port())
+        self.crew = Crew(directory / "logs")
+
+    def tell(self) -> None:
+        """All steps.
+
+        Raises:
+            NotReachedError: something did not come about.
+            ChildFailedError: a process ended that should not.
+        """
+        self._control_planes()
+        self._install()
+        self._processes()
+        self._plug_in()
+        idle = self.start_devices("devices-idle")
+        self._claim()
+        self._first_readings()
+        idle.stop(timeout=15)
+        self._deliver()
+
+    def report(self, error: str | None = None) -> Report:
+        """The outcome as far as it is known."""
+        targets = [self._target(each, endpoint) for each in self.progress for endpoint in each.ask.endpoints]
+        report = judge([self._outcome(each) for each in self.progress], targets, steps=self._stage.steps)
+        return report if error is None else report.model_copy(update={"ok": False, "error": error})
+
+    def start_devices(self, name: str, *arguments: str) -> Child:
+        """Let all devices publish, at the idle rate unless the arguments say otherwise."""
+        replay = ("--replay", self._options.replay) if self._options.replay else ()
+        flags = arguments or ("--rate", str(IDLE_RATE))
+        child = self.crew.launch(name, "scripts.simulator", "--devices", self.devices, *replay, *flags)
+        return self._stack.enter_context(child)
+
+    def _control_planes(self) -> None:
+        roles = [("consumer", self._options.consumers), ("provider", self._options.providers)]
+        names = [f"{role}-{number}" for role, count in roles for number in range(1, count + 1)]
+        with self._stage.step("control planes") as say:
+            binaries = Binaries.find()
+            self.kubectl = binaries.kubectl
+            planes = self._stack.enter_context(ControlPlanes(self._directory / "planes", binaries=binaries))
+            clusters = planes.start_clusters(names)
+            say(", ".join(names))
+        # From here on the stack ends brokers and crew before the control planes.
+        self.consumers = [Consumer(cluster, n) for n, cluster in enumerate(clusters[: self._options.consumers], 1)]
+        for number, cluster in enumerate(clusters[self._options.consumers :], 1):
+            provider = Provider.open(cluster, number, directory=self._directory, stack=self._stack)
+            self.providers.append(provider)
+        self._stack.callback(self.crew.stop)
+
+    def _install(self) -> None:
+        with self._stage.step("kinds, rights and identities"):
+            _together([site.prepare for site in (*self.consumers, *self.providers)])
+
+    def _processes(self) -> None:
+        discover = self._options.discover
+        with self._stage.step("managers, gateways, relays") as say:
+            self.crew.start("sink", "scripts.sink", "--port", self._sink.url.rpartition(":")[2])
+            for provider in self.providers:
+                provider.start(self.crew, directory=self._directory, discover=discover)
+            for consumer in self.consumers:
+                if not discover:
+                    consumer.know(self.providers)
+                consumer.start(self.crew, discover=discover)
+            self.crew.wait_ready(limit=READY_LIMIT_SECONDS)
+            if discover:
+                wanted = {provider.gateway for provider in self.providers}
+                self.crew.wait(
+                    lambda: all(known_clusters(each) >= wanted for each in self.consumers),
+                    what="the providers to be discovered by multicast",
+                    limit=READY_LIMIT_SECONDS,
+                )
+                say("providers discovered by multicast")
+
+    def _plug_in(self) -> None:
+        with self._stage.step("KubeEdge Devices become Sensor flavors") as say:
+            wanted = 0
+            for provider in self.providers:
+                provider.plug_in()
+                wanted += sum(len(board.parts) for board in boards(provider.number))
+
+            def all_there() -> bool:
+                self.offers = [offer for provider in self.providers for offer in offers(provider)]
+                return len(self.offers) == wanted
+
+            self.crew.wait(
+                all_there,
+                what=f"{wanted} flavors",
+                limit=READY_LIMIT_SECONDS,
+                known=lambda: "\n".join(
+                    [f"there are {len(self.offers)}"]
+                    + [self.crew.tail(f"{provider.name}-edge-resource-manager") for provider in self.providers]
+                ),
+            )
+            say(f"{wanted} flavors of {sum(len(boards(each.number)) for each in self.providers)} devices")
+        self.devices.write_bytes(orjson.dumps([offer.simulated for offer in self.offers]))
+
+    def _claim(self) -> None:
+        with self._stage.step("claims bound") as say:
+            for ask in asks(self._options.consumers):
+                consumer = self.consumers[ask.consumer - 1]
+                self.progress.append(ClaimProgress(ask, consumer, applied_at=time.time()))
+                consumer.cluster.apply([ask.document(self._sink.url)])
+            self.crew.wait(
+                self._all_bound, what="the claims to be bound", limit=READY_LIMIT_SECONDS, known=self._unbound
+            )
+            say(f"{len(self.progress)} claims, {sum(len(each.bound) for each in self.progress)} contracts")
+
+    def _all_bound(self) -> bool:
+        by_flavor = {offer.name: offer for offer in self.offers}
+        for consumer in self.consumers:
+            listed = claims(consumer)
+            now = time.time()
+            for each in self.progress:
+                claim = listed.get(each.ask.name)
+                if each.consumer is not consumer or each.seconds_to_bound is not None or not (claim and claim.status):
+                    continue
+                bindings = filter(_is_bought, claim.status.bindings)
+                each.bound = tuple(by_flavor[bound.flavor] for bound in bindings if bound.flavor in by_flavor)
+                each.message = "; ".join(f"{it.type}={it.status}: {it.message}" for it in claim.status.conditions)
+                if self._satisfied(each):
+                    each.seconds_to_bound = now - each.applied_at
+        return all(each.seconds_to_bound is not None for each in self.progress)
+
+    def _unbound(self) -> str:
+        return "\n".join(
+            f"{each.ask.name} on {each.consumer.name} has {len(each.bound)} flavors; {each.message}"
+            for each in self.progress
+            if each.seconds_to_bound is None
+        )
+
+    def _satisfied(self, each: ClaimProgress) -> bool:
+        bound = frozenset(offer.view.sensor.uid for offer in each.bound)
+        return each.ask.satisfied(bound, providers=self._options.providers)
+
+    def _first_readings(self) -> None:
+        """Until every target has a reading of every sensor that it shall get: only then is anything owed."""
+        missing: list[str] = []
+
+        def all_flow() -> bool:
+            missing[:] = [line for each in self.progress for line in self._silent(each)]
+            return not missing
+
+        with self._stage.step("first readings at every endpoint"):
+            self.crew.wait(
+                all_flow,
+                what="a first reading of every bound sensor at every endpoint",
+                limit=READY_LIMIT_SECONDS,
+                known=lambda: "\n".join(missing),
+            )
+
+    def _silent(self, each: ClaimProgress) -> Iterable[str]:
+        for endpoint in each.ask.endpoints:
+            target = each.ask.target(endpoint)
+            each.received[endpoint] = self._sink.received(target)
+            heard = {(it.device, it.sensor) for it in each.received[endpoint].arrivals.values()}
+            for offer in each.bound:
+                if (offer.device, offer.view.sensor.model) not in heard:
+                    yield f"{target}: nothing of {offer.device} {offer.view.sensor.model} yet"
+
+    def _deliver(self) -> None:
+        log = self._directory / "acknowledged"
+        options = self._options
+        with self._stage.step("readings published and delivered") as say:
+            devices = self.start_devices(
+                "devices",
+                *("--rate", str(options.rate), "--messages", str(options.messages)),
+                *("--first", str(FIRST_COUNTED), "--acknowledged", str(log)),
+            )
+            limit = options.messages / options.rate * 2 + READY_LIMIT_SECONDS
+            self.crew.wait(lambda: devices.exit_code is not None, what="the devices to be done", limit=limit)
+            taken = acknowledged(log)
+            for each in self.progress:
+                topics = [offer.view.sensor.access.topic for offer in each.bound]
+                each.owed = frozenset(reading for topic in topics for reading in taken.get(topic, ()))
+            self._await_delivery()
+            time.sleep(SETTLE_SECONDS)
+            for each in self.progress:
+                each.received = {name: self._sink.received(each.ask.target(name)) for name in each.ask.endpoints}
+            targets = sum(len(each.received) for each in self.progress)
+            say(f"{sum(map(len, taken.values()))} readings published, {targets} targets")
+
+    def _await_delivery(self) -> None:
+        """Until every target has what it is owed, or nothing new comes any more."""
+        waiting = [(each, name) for each in self.progress for name in each.ask.endpoints]
+        arrived, changed_at = 0, time.monotonic()
+        while True:
+            began = time.monotonic()
+            self.crew.check()
+            for each, name in waiting:
+                each.received[name] = self._sink.received(each.ask.target(name))
+            waiting = [(each, name) for each, name in waiting if not each.has_all(name)]
+            latest = sum(len(it.arrivals) for each in self.progress for it in each.received.values())
+            if latest != arrived:
+                arrived, changed_at = latest, time.monotonic()
+            if not waiting or time.monotonic() - changed_at > QUIET_LIMIT_SECONDS:
+                return
+            time.sleep(max(0.1, 5 * (time.monotonic() - began)))
+
+    def _outcome(self, each: ClaimProgress) -> ClaimOutcome:
+        first = [it.at for received in each.received.values() for it in received.arrivals.values()]
+        return ClaimOutcome(
+            name=each.ask.name,
+            cluster=each.consumer.name,
+            bound=tuple(BoundFlavor(flavor=offer.name, provider=offer.provider.name) for offer in each.bound),
+            seconds_to_bound=None if each.seconds_to_bound is None else round(each.seconds_to_bound, 3),
+            seconds_to_first_message=round(min(first) - each.applied_at, 3) if first else None,
+            satisfied=self._satisfied(each),
+        )
+
+    def _target(self, each: ClaimProgress, endpoint: str) -> TargetOutcome:
+        received = each.received.get(endpoint)
+        return target_outcome(
+            name=each.ask.target(endpoint),
+            claim=each.ask.name,
+            owed=each.owed,
+            arrivals=received.arrivals if received else {},
+        )
+
+
+def _is_bought(binding: Binding) -> bool:
+    """Before the contract is there, a binding is an intention."""
+    return bool(binding.contract)
+
+
+def _together(works: list[Callable[[], None]]) -> None:
+    """Run all at once; the first error is raised when all have ended."""
+    with ThreadPoolExecutor(len(works)) as pool:
+        for future in [pool.submit(work) for work in works]:
+            future.result()
