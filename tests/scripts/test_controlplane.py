@@ -1,6 +1,7 @@
 """Control planes: isolated from each other, guarded by RBAC, restartable, gone at the end."""
 
 import json
+import socket
 import ssl
 import subprocess
 import time
@@ -13,11 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.testbed import cluster as cluster_module
 from scripts.testbed.api import ApiError, load
 from scripts.testbed.binaries import Binaries
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.controlplane import ControlPlanes
-from scripts.testbed.processes import ChildFailedError
+from scripts.testbed.processes import ChildFailedError, free_port
 
 pytestmark = pytest.mark.control_plane
 
@@ -272,3 +274,16 @@ def test_an_etcd_that_does_not_come_up_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ChildFailedError, match="etcd ended with code 1"):
         ControlPlanes(tmp_path / "state", binaries=replace(Binaries.find(), etcd=Path("/bin/false")))
     assert not (tmp_path / "state").exists()
+
+
+def test_a_port_that_someone_took_meanwhile_is_changed_for_another(
+    control_planes: ControlPlanes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", free_port())) as taken:
+        port = taken.getsockname()[1]
+        ports = iter([port])
+        monkeypatch.setattr(cluster_module, "free_port", lambda: next(ports, None) or free_port())
+        own = control_planes.start_cluster("unlucky", controllers=False)
+        assert own.url != f"https://127.0.0.1:{port}"
+        assert own.api.ready()
+        own.kill()
