@@ -17,7 +17,7 @@ from crds.kube.queue import WorkQueue
 from crds.kube.watch import Change, Gone, Key, Put
 from crds.models.dataroute import DataRoute, DataRouteStatus
 from crds.models.fluidos import Contract, Flavor
-from router_manager.domain.routes import NotRouted, Offered, concerns, offered, resolve, route_of
+from router_manager.domain.routes import NotRouted, Offered, concerns, offered, resolve, route_of, summary
 from router_manager.reasons import Reason
 
 log = structlog.get_logger(__name__)
@@ -117,21 +117,24 @@ class Routing:
             return None
         resolution = resolve(route, flavors=self._flavors[key[0]], policy=self._policy)
         before = route.status or DataRouteStatus()
-        generation = route.metadata.generation
-        conditions = stamp(resolution.verdicts, before=before.conditions, generation=generation, now=self._clock())
-        if (before.observed_generation, before.conditions, before.sources) == (
-            generation,
-            conditions,
-            resolution.sources,
-        ):
-            return None
         status = DataRouteStatus(
-            observed_generation=generation, conditions=conditions, sources=resolution.sources
-        ).dump()
-        status.pop("relays", None)  # theirs, not ours: each relay applies its own entry
+            observed_generation=route.metadata.generation,
+            conditions=stamp(
+                resolution.verdicts, before=before.conditions, generation=route.metadata.generation, now=self._clock()
+            ),
+            source_models=summary(one.model for one in resolution.sources),
+            target_names=summary(target.name for target in route.spec.targets),
+            delivered=sum(report.delivered for report in before.relays),
+            sources=resolution.sources,
+            relays=before.relays,
+        )
+        if status == before:
+            return None
+        ours = status.dump()
+        del ours["relays"]  # each relay applies its own entry
         try:
             answer = await self._kube.apply_status(
-                DataRoute, name=key[1], namespace=key[0], status=status, manager=STATUS_MANAGER
+                DataRoute, name=key[1], namespace=key[0], status=ours, manager=STATUS_MANAGER
             )
         except NotFound:
             return None

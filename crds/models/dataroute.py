@@ -95,6 +95,11 @@ class DataRouteStatus(Model):
 
     observed_generation: Count | None = None
     conditions: Conditions = ()
+    source_models: Annotated[str, Field(max_length=1024)] = ""
+    """For people: a printer column shows of a list its first element alone."""
+    target_names: Annotated[str, Field(max_length=1024)] = ""
+    delivered: Count = 0
+    """Of all relays together."""
     sources: Annotated[
         tuple[ResolvedSource, ...],
         Field(max_length=1024),
@@ -118,14 +123,12 @@ class DataRoute(Resource):
         short_names=("drt",),
         categories=("fluidos",),
         columns=(
-            Column("Sources", ".status.sources[*].model"),
-            Column("Targets", ".spec.targets[*].name"),
+            Column("Sources", ".status.sourceModels"),
+            Column("Targets", ".status.targetNames"),
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
-            Column("Delivered", ".status.relays[*].delivered"),
+            Column("Delivered", ".status.delivered", "integer"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
-            Column("Backlog", ".status.relays[*].backlogRecords", priority=1),
-            Column("Nodes", ".status.sources[*].node", priority=1),
         ),
     )
 
