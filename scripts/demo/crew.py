@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from scripts.testbed.manifests import REPOSITORY
 from scripts.testbed.processes import Child, ChildFailedError, free_port, stop_all
 
-ROOT: Final = Path(__file__).resolve().parents[2]
 POLL_SECONDS: Final = 0.05
 HTTP_SECONDS: Final = 5.0
 
@@ -51,7 +51,7 @@ class Crew:
         return Child(
             name=name,
             command=[sys.executable, "-m", module, *arguments],
-            directory=ROOT,
+            directory=REPOSITORY,
             logs=self._logs,
             environment=environment,
         )

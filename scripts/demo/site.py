@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from crds.models.fluidos import FLUIDOS_NAMESPACE, IDENTITY_CONFIG_MAP
-from scripts.demo.crew import ROOT, Crew
+from scripts.demo.crew import Crew
 from scripts.demo.inventory import DeviceVersion, boards, device, device_model
 from scripts.testbed.broker import Broker
 from scripts.testbed.cluster import Cluster
+from scripts.testbed.manifests import install
 from scripts.testbed.processes import free_port
 
 DOMAIN: Final = "fluidos.eu"
@@ -41,13 +42,9 @@ class Site(ABC):
         """The flag with the kubeconfig of a ServiceAccount of ours."""
         return "--kubeconfig", self.cluster.service_account_kubeconfig(FLUIDOS_NAMESPACE, name, node=node)
 
-    def install(self, *, address: str) -> None:
-        """The kinds, the rights of every process, and who this node is (`address`: host:port of its gateway)."""
+    def introduce(self, *, address: str) -> None:
+        """Say who this FLUIDOS node is; `address` is host:port of its gateway."""
         host, port = address.split(":")
-        self.cluster.apply(ROOT / "crds/manifests/ours")
-        self.cluster.apply(ROOT / "crds/manifests/fluidos")
-        self.cluster.apply(ROOT / "deploy/rbac/namespace.yaml")
-        self.cluster.apply(ROOT / "deploy/rbac")
         identity = {"domain": DOMAIN, "nodeID": self.name, "ip": host, "port": port}
         metadata = {"name": IDENTITY_CONFIG_MAP, "namespace": FLUIDOS_NAMESPACE}
         self.cluster.apply([{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": identity}])
@@ -64,7 +61,8 @@ class Consumer(Site):
 
     def prepare(self) -> None:
         """See Site. It sells nothing: nobody listens at its gateway's address."""
-        self.install(address="127.0.0.1:1")
+        install(self.cluster)
+        self.introduce(address="127.0.0.1:1")
 
     def start(self, crew: Crew, *, discover: bool) -> None:
         """Its manager."""
@@ -115,8 +113,8 @@ class Provider(Site):
 
     def prepare(self) -> None:
         """See Site."""
-        self.install(address=self.gateway)
-        self.cluster.apply(ROOT / f"crds/manifests/kubeedge-{self.version}")
+        install(self.cluster, kubeedge=self.version)
+        self.introduce(address=self.gateway)
         self.cluster.add_node(self.node, SENSOR_NODE)
 
     def start(self, crew: Crew, *, directory: Path, discover: bool) -> None:

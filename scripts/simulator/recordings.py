@@ -122,7 +122,15 @@ def _replay_rows(header: list[str], lines: list[list[str]]) -> tuple[list[Row], 
         elif line:  # the csv module gives an empty list for an empty line
             complaints.append(f"line {number}: {len(line)} cells, expected {len(header)}")
     time = next((name for name in header if name.lower() in TIME_COLUMNS), None)
-    numeric = {name for name in header if name != time and _mostly_numbers([cells[name] for _, cells in complete])}
+    numeric = set()
+    for name in header:
+        present = [cells[name] for _, cells in complete if name != time and not _is_missing(cells[name])]
+        numbers = sum(_number(cell) is not None for cell in present)
+        # Most of them must be numbers, not all: one slip must not hide the rest of its column.
+        if 2 * numbers > len(present):
+            numeric.add(name)
+        elif numbers:
+            complaints.append(f"column {name}: {numbers} of {len(present)} cells are numbers, not sent")
     complaints += [f"column {name}: the reading has its own, not sent" for name in header if name in numeric & RESERVED]
     rows = []
     for number, cells in complete:
@@ -141,12 +149,6 @@ def _replay_rows(header: list[str], lines: list[list[str]]) -> tuple[list[Row], 
             else:
                 complaints.append(f"line {number}: no number in it")
     return rows, complaints
-
-
-def _mostly_numbers(cells: list[str]) -> bool:
-    """A column is one of numbers when most of what it holds are some: one slip must not hide all the others."""
-    present = [cell for cell in cells if not _is_missing(cell)]
-    return 2 * sum(_number(cell) is not None for cell in present) > len(present)
 
 
 def _is_missing(cell: str) -> bool:
