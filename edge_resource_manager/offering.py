@@ -1,0 +1,200 @@
+"""Writing what discovery decided: LeafDevice, Flavors, status, Events, in this order.
+
+Flavors come before the status: whether a sensor can be bought is urgent, what `kubectl` shows of it is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import orjson
+
+from crds.kube.client import Kube, Object, Refused, Unavailable
+from crds.kube.events import emit
+from crds.kube.watch import Key
+from crds.models.base import Condition, ObjectMeta, OwnerReference, validate
+from crds.models.fluidos import Flavor
+from crds.models.leafdevice import LeafDevice, LeafDeviceStatus, Offer
+from crds.naming import leaf_device_name
+from edge_resource_manager.adapters.mirror import Held, Mirror
+from edge_resource_manager.domain.devices import Description, ObservedDevice
+from edge_resource_manager.domain.flavors import Terms, flavor_of
+from edge_resource_manager.domain.leafstatus import status_of, verdicts, worth_an_event
+from edge_resource_manager.domain.liveness import Outlook
+from edge_resource_manager.reasons import LeafCondition
+
+MANAGER = "edge-resource-manager-discovery"
+REPORTER = "edge-resource-manager"
+SOURCE = "KubeEdgeDevice"
+REFUSED_AGAIN = timedelta(minutes=5)
+"""A webhook that refused a flavor may be gone by then: nothing else tells us."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A Flavor that the API server did not take, and until when it is not asked again for the same one."""
+
+    flavor: Flavor
+    message: str
+    until: datetime
+
+    def __str__(self) -> str:
+        return self.message
+
+
+_Failure = _Refusal | Unavailable
+
+
+class Offering:
+    """The LeafDevices and Flavors of KubeEdge's Devices, as the API server holds them and as they should be."""
+
+    def __init__(self, kube: Kube, *, terms: Terms) -> None:
+        self.leaves = Mirror(kube, LeafDevice, manager=MANAGER)
+        self.flavors = Mirror(kube, Flavor, manager=MANAGER)
+        self._kube = kube
+        self._terms = terms
+        self._refusals: dict[Key, dict[str, _Refusal]] = {}
+
+    async def offer(
+        self, device: ObservedDevice, description: Description, view: Outlook, *, seen: datetime | None, now: datetime
+    ) -> float | None:
+        """Make LeafDevice, Flavors and status what they should be.
+
+        Returns:
+            Seconds after which something refused is to be tried again.
+
+        Raises:
+            Refused: the API server does not want the LeafDevice.
+            Unavailable: it is away, or somebody else was faster.
+        """
+        leaf = _leaf(device, description)
+        key = (device.namespace, leaf.metadata.name)
+        held = await self.leaves.ensure(leaf)
+        leaf = leaf.model_copy(update={"metadata": leaf.metadata.model_copy(update={"uid": held.uid})})
+        flavors = {
+            sensor.uid: flavor_of(leaf, sensor, terms=self._terms, available=view.available)
+            for sensor in leaf.spec.sensors
+        }
+        failures = await self._publish(key, flavors, now=now)
+        before = own_status(self.leaves.get(key) or held)
+        after = status_of(
+            verdicts(
+                online=view.online,
+                sensors=len(flavors),
+                errors=description.errors,
+                refusals={uid: str(failure) for uid, failure in failures.items()},
+            ),
+            offers=[Offer(sensor=uid, flavor=flavor.metadata.name) for uid, flavor in flavors.items()],
+            seen=seen,
+            generation=held.generation,
+            before=before,
+            now=now,
+        )
+        if after != before:
+            await self.leaves.write_status(key, after.dump())
+            await self._tell(leaf, worth_an_event(after.conditions, before=before.conditions))
+        return _again(failures, now=now)
+
+    async def withdraw(self, key: Key) -> None:
+        """Delete the Flavors of a LeafDevice, then itself.
+
+        Raises:
+            Refused: the API server does not let us.
+            Unavailable: it is away.
+        """
+        self._refusals.pop(key, None)
+        for flavor in self._flavors_of(key):
+            await self.flavors.remove(flavor)
+        await self.leaves.remove(key)
+
+    async def _publish(self, key: Key, flavors: Mapping[str, Flavor], *, now: datetime) -> dict[str, _Failure]:
+        """Make the Flavors of a LeafDevice these and no others; by sensor, why one could not be made."""
+        wanted = {(key[0], flavor.metadata.name) for flavor in flavors.values()}
+        for surplus in self._flavors_of(key) - wanted:
+            await self.flavors.remove(surplus)
+        refused = self._refusals.get(key, {})
+        outcomes = await asyncio.gather(
+            *(self._ensure(flavor, refused.get(uid), now=now) for uid, flavor in flavors.items())
+        )
+        failures = {uid: outcome for uid, outcome in zip(flavors, outcomes, strict=True) if outcome is not None}
+        refused = {uid: failure for uid, failure in failures.items() if isinstance(failure, _Refusal)}
+        if refused:
+            self._refusals[key] = refused
+        else:
+            self._refusals.pop(key, None)
+        return failures
+
+    async def _ensure(self, flavor: Flavor, refused: _Refusal | None, *, now: datetime) -> _Failure | None:
+        if refused is not None and refused.flavor == flavor and now < refused.until:
+            return refused
+        try:
+            await self.flavors.ensure(flavor)
+        except Unavailable as error:  # also the answer where a webhook is down
+            return error
+        except Refused as error:
+            # What an earlier, accepted form still promises is not so any more.
+            await self.flavors.remove((flavor.metadata.namespace or "", flavor.metadata.name))
+            return _Refusal(flavor, str(error), now + REFUSED_AGAIN)
+        return None
+
+    def _flavors_of(self, key: Key) -> frozenset[Key]:
+        return self.flavors.owned_by((LeafDevice.crd.kind, key[1]), namespace=key[0])
+
+    async def _tell(self, leaf: LeafDevice, conditions: Sequence[Condition]) -> None:
+        for condition in conditions:
+            await emit(
+                self._kube,
+                leaf,
+                kind="Warning" if condition.status == "False" else "Normal",
+                reason=condition.reason,
+                action="Discover",
+                note=condition.message or f"{condition.type} is {condition.status}",
+                reporter=REPORTER,
+            )
+
+
+def leaf_key(device: Key) -> Key:
+    """Where the LeafDevice of a Device is."""
+    return device[0], leaf_device_name(source=SOURCE, namespace=device[0], device=device[1])
+
+
+def device_key(leaf: Object) -> Key | None:
+    """The Device of a LeafDevice; None where something else found it."""
+    source = leaf["spec"]["source"]
+    return (leaf["metadata"]["namespace"], source["name"]) if source["kind"] == SOURCE else None
+
+
+def own_status(held: Held) -> LeafDeviceStatus:
+    """The part of a LeafDevice's status that discovery writes."""
+    status = validate(LeafDeviceStatus, orjson.loads(held.status), field="status")
+    ours = tuple(condition for condition in status.conditions if condition.type in set(LeafCondition))
+    return status.model_copy(update={"conditions": ours})
+
+
+def _leaf(device: ObservedDevice, description: Description) -> LeafDevice:
+    namespace, name = leaf_key((device.namespace, device.name))
+    owner = OwnerReference(
+        api_version=device.api_version,
+        kind="Device",
+        name=device.name,
+        uid=device.uid,
+        controller=True,
+        block_owner_deletion=False,
+    )
+    return LeafDevice(
+        metadata=ObjectMeta(name=name, namespace=namespace, owner_references=(owner,)), spec=description.spec
+    )
+
+
+def _again(failures: Mapping[str, _Failure], *, now: datetime) -> float | None:
+    """When to try again what was refused; what was not answered is left to the queue, which backs off."""
+    for failure in failures.values():
+        if isinstance(failure, Unavailable):
+            raise failure
+    return min(
+        ((failure.until - now).total_seconds() for failure in failures.values() if isinstance(failure, _Refusal)),
+        default=None,
+    )
