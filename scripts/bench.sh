@@ -2,18 +2,13 @@
 # scripts/bench.sh <name> [arguments]: one benchmark of benchmarks/, with its set-up; without a name, which there are.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-names() {
-    local file
-    for file in "$ROOT"/benchmarks/*.py; do
-        # A benchmark can be run; what they share cannot.
-        grep -q '^if __name__ == "__main__"' "$file" && basename "$file" .py
-    done
-}
+# What benchmarks share, or start as processes of their own, has an underscore in its name.
+names() { (cd "$ROOT/benchmarks" && ls -- *.py) | grep -v _ | sed 's/[.]py$//'; }
 
 if (($# == 0)); then
-    say "usage: scripts/bench.sh <name> [arguments]; names:"
+    echo "usage: scripts/bench.sh <name> [arguments], where <name> is one of:"
     names
-    exit 2
+    exit
 fi
 name=$1
 shift

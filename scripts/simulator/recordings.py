@@ -122,33 +122,40 @@ def _replay_rows(header: list[str], lines: list[list[str]]) -> tuple[list[Row], 
         elif line:  # the csv module gives an empty list for an empty line
             complaints.append(f"line {number}: {len(line)} cells, expected {len(header)}")
     time = next((name for name in header if name.lower() in TIME_COLUMNS), None)
-    numeric = set()
+    members = []
     for name in header:
-        present = [cells[name] for _, cells in complete if name != time and not _is_missing(cells[name])]
-        numbers = sum(_number(cell) is not None for cell in present)
-        # Most of them must be numbers, not all: one slip must not hide the rest of its column.
-        if 2 * numbers > len(present):
-            numeric.add(name)
-        elif numbers:
-            complaints.append(f"column {name}: {numbers} of {len(present)} cells are numbers, not sent")
-    complaints += [f"column {name}: the reading has its own, not sent" for name in header if name in numeric & RESERVED]
-    rows = []
-    for number, cells in complete:
-        values = {}
-        for name in header:
-            if name not in numeric - RESERVED or _is_missing(cells[name]):
-                continue
-            value = _number(cells[name])
-            if value is None:
-                complaints.append(f"line {number}: {name}: {cells[name][:40]!r} is not a number")
-                break
-            values[name] = value
+        cells = [cells[name] for _, cells in complete if not _is_missing(cells[name])]
+        numbers = sum(_number(cell) is not None for cell in cells)
+        if name == time or numbers == 0:
+            continue
+        if name in RESERVED:
+            complaints.append(f"column {name}: the reading has its own, not sent")
+        elif 2 * numbers <= len(cells):  # one slip must not hide the rest of its column
+            complaints.append(f"column {name}: {numbers} of {len(cells)} cells are numbers, not sent")
         else:
-            if values:
-                rows.append(Row(values, cells[time] if time else None))
-            else:
-                complaints.append(f"line {number}: no number in it")
+            members.append(name)
+    rows = []
+    for number, row in complete:
+        try:
+            values = _values({name: row[name] for name in members})
+        except ValueError as error:
+            complaints.append(f"line {number}: {error}")
+        else:
+            rows.append(Row(values, row[time] if time else None))
     return rows, complaints
+
+
+def _values(cells: Mapping[str, str]) -> dict[str, float]:
+    values = {}
+    for name, cell in cells.items():
+        value = _number(cell)
+        if value is not None:
+            values[name] = value
+        elif not _is_missing(cell):
+            raise ValueError(f"{name}: {cell[:40]!r} is not a number")
+    if not values:
+        raise ValueError("no number in it")
+    return values
 
 
 def _is_missing(cell: str) -> bool:
