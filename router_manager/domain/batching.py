@@ -16,8 +16,8 @@ from router_manager.domain.payload import Record
 
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 3600.0
-_MAX_LINGER_SECONDS = 0.005
-_BUSY_RECORDS = 256
+_BUSY_RECORDS = 128
+_LEAST_LINGER_SECONDS = 0.0005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +122,14 @@ def retry_after_seconds(header: str | None, *, now: datetime) -> float | None:
     return min(max(0.0, (moment - now).total_seconds()), MAX_RETRY_AFTER_SECONDS)
 
 
-def linger_seconds(last_batch: int) -> float:
-    """How long the next batch may gather, from the size of the last: nothing on a quiet lane, 5 ms on a busy one."""
-    return _MAX_LINGER_SECONDS * min(1.0, last_batch / _BUSY_RECORDS)
+def linger_seconds(last_batch: int, *, most: float) -> float:
+    """How long the next batch may gather, from the size of the last: nothing on a quiet way, `most` on a busy one.
+
+    It grows with the load, so there is nothing to tune: the more records there are, the more share a batch's cost.
+    """
+    linger = most * min(1.0, last_batch / _BUSY_RECORDS)
+    # Timers of event loops count milliseconds: less than half of one is not worth one.
+    return linger if linger >= _LEAST_LINGER_SECONDS else 0.0
 
 
 def shrunk(records: int) -> int:

@@ -80,26 +80,23 @@ def rfc3339(ns: int) -> str:
 def _json(
     records: Sequence[Record], *, envelope: bool, sources: Mapping[str, ResolvedSource]
 ) -> tuple[list[bytes], int]:
-    wrapped = 0
-    parts: list[bytes] = []
-    for record in records:
-        part = record.payload
-        if record.value is NOT_JSON:
-            wrapped += 1
-            part = _wrap(record)
-        if envelope:
-            source = sources[record.topic]
-            part = orjson.dumps(
-                {
-                    "flavor": source.flavor,
-                    "device": source.device,
-                    "topic": record.topic,
-                    "ingestedAt": rfc3339(record.ingested_ns),
-                    "reading": orjson.Fragment(part),
-                }
-            )
-        parts.append(part)
-    return parts, wrapped
+    strangers = [record for record in records if record.value is NOT_JSON]
+    parts = [_wrap(record) if record.value is NOT_JSON else record.payload for record in records]
+    if envelope:
+        parts = [_envelope(record, part, sources[record.topic]) for record, part in zip(records, parts, strict=True)]
+    return parts, len(strangers)
+
+
+def _envelope(record: Record, reading: bytes, source: ResolvedSource) -> bytes:
+    return orjson.dumps(
+        {
+            "flavor": source.flavor,
+            "device": source.device,
+            "topic": record.topic,
+            "ingestedAt": rfc3339(record.ingested_ns),
+            "reading": orjson.Fragment(reading),
+        }
+    )
 
 
 def _wrap(record: Record) -> bytes:

@@ -151,7 +151,7 @@ class Relay:
         for pump in self.pumps.values():
             for topic in pump.way.feeds:
                 lanes.setdefault(topic, []).append(pump.lane)
-        self.ingest.lanes = lanes
+        self.ingest.serve(lanes)
         self.session.want(frozenset(lanes))
 
     def _open(self, key: LaneKey, way: Way) -> None:
@@ -159,7 +159,7 @@ class Relay:
         position = file.read()
         if position is None:
             # On disk before the table is: else a crash in between would leave a lane that starts anew, later.
-            position = self.spool.next_id
+            position = self.spool.head
             file.write(position)
         lane = Lane(spool=self.spool, memory=self._memory, feeds=way.feeds, position=position)
         pump = self.pumps[key] = Pump(key=key, way=way, lane=lane, position=file, outlet=self._outlet)
@@ -178,7 +178,7 @@ class Relay:
             if rounds % _CHECKPOINT_ROUNDS == 0:
                 for pump in self.pumps.values():
                     pump.save_position()
-            self.spool.release(min((pump.lane.position for pump in self.pumps.values()), default=self.spool.next_id))
+            self.spool.release(min((pump.lane.position for pump in self.pumps.values()), default=self.spool.head))
 
     def _count_loss(self, _reason: str, malformed: bool) -> None:  # noqa: FBT001 - the session's callback
         self.connections_lost += 1

@@ -10,7 +10,9 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 
 import structlog
 
@@ -18,34 +20,44 @@ from router_manager.domain.batching import backoff_seconds, linger_seconds
 from router_manager.domain.payload import Record
 from router_manager.relay.lane import Lane
 from router_manager.relay.mqtt.connection import Connection
-from router_manager.relay.mqtt.packets import Publish
+from router_manager.relay.mqtt.packets import Received
 from router_manager.relay.spool import Spool
 
 log = structlog.get_logger(__name__)
 
 _MAX_PENDING_BYTES = 8 << 20
-_TIMER_SECONDS = 0.0005
+_MAX_LINGER_SECONDS = 0.004
 _FULL_SECONDS = 0.2
 _MAX_DISK_RETRY_SECONDS = 5.0
 
 
-class _Read(NamedTuple):
-    """What one read of the socket brought."""
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What one read of the socket brought, and when."""
 
     connection: Connection
     ingested_ns: int
-    publishes: list[Publish]
-    size: int
+    received: Received
+
+
+class _Group:
+    """Topics that the same lanes want: their records are handed on as one list."""
+
+    __slots__ = ("lanes", "records")
+
+    def __init__(self, lanes: Sequence[Lane]) -> None:
+        self.lanes = lanes
+        self.records: list[Record] = []
 
 
 class Ingest:
     """Receiver of a session."""
 
     def __init__(self, spool: Spool) -> None:
-        self.lanes: Mapping[str, Sequence[Lane]] = {}
         self.received = 0
         self.unwanted = 0
         self.problem = ""
+        self._groups: dict[str, _Group] = {}
         self._spool = spool
         self._pending: list[_Read] = []
         self._pending_bytes = 0
@@ -54,11 +66,18 @@ class Ingest:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def receive(self, connection: Connection, publishes: list[Publish]) -> None:
+    def serve(self, lanes: Mapping[str, Sequence[Lane]]) -> None:
+        """Set who gets what, by topic; holds from the next batch on."""
+        groups: dict[tuple[int, ...], _Group] = {}
+        self._groups = {
+            topic: groups.setdefault(tuple(id(lane) for lane in several), _Group(several))
+            for topic, several in lanes.items()
+        }
+
+    def receive(self, connection: Connection, received: Received) -> None:
         """See Receiver."""
-        size = sum([len(publish.payload) for publish in publishes])
-        self._pending.append(_Read(connection, time.time_ns(), publishes, size))
-        self._pending_bytes += size
+        self._pending.append(_Read(connection, time.time_ns(), received))
+        self._pending_bytes += sum([len(publish.payload) for publish in received.publishes])
         if self._pending_bytes >= _MAX_PENDING_BYTES or self._spool.full:
             connection.pause()
             self._paused.add(connection)
@@ -70,47 +89,56 @@ class Ingest:
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Write and dispatch for ever."""
+        """Write and hand on for ever."""
         last = 0
         while True:
             if not self._pending:
                 self._idle.set()
                 self._arrived.clear()
                 await self._arrived.wait()
-            linger = linger_seconds(last)
-            if linger >= _TIMER_SECONDS:
+            linger = linger_seconds(last, most=_MAX_LINGER_SECONDS)
+            if linger:
                 await asyncio.sleep(linger)
             while self._spool.full:
                 self.problem = "the spool is full: a target is behind"
                 await asyncio.sleep(_FULL_SECONDS)
             reads, self._pending, self._pending_bytes = self._pending, [], 0
-            records = self._records(reads)
+            records, groups = self._sort(reads)
             last = len(records)
             if records:
                 await self._append(records)
-                self._dispatch(records)
+                _hand_on(groups)
             self.problem = ""
             for read in reads:
-                read.connection.acknowledge([publish.packet_id for publish in read.publishes if publish.packet_id])
+                read.connection.acknowledge(read.received.packet_ids)
             for connection in self._paused:
                 connection.resume()
             self._paused.clear()
 
-    def _records(self, reads: Sequence[_Read]) -> list[Record]:
-        """What somebody wants. A broker's retained copy is older than the subscription: no reading of now."""
+    def _sort(self, reads: Sequence[_Read]) -> tuple[list[Record], list[_Group]]:
+        """What somebody wants, and who. A broker's retained copy is older than the subscription: no reading of now."""
         records: list[Record] = []
-        next_id, lanes = self._spool.next_id, self.lanes
+        touched: list[_Group] = []
+        first_id = next_id = self._spool.next_id
+        groups = self._groups
         for read in reads:
-            self.received += len(read.publishes)
-            for topic, payload, _, retained in read.publishes:
-                if topic in lanes and not retained:
-                    records.append(Record(next_id, read.ingested_ns, topic, payload))
-                    next_id += 1
-                else:
+            ingested_ns = read.ingested_ns
+            for topic, payload, retained in read.received.publishes:
+                group = groups.get(topic)
+                if group is None or retained:
                     self.unwanted += 1
-                    if topic not in lanes:
+                    if group is None:
                         read.connection.stray(topic)
-        return records
+                    continue
+                record = Record(next_id, ingested_ns, topic, payload)
+                next_id += 1
+                records.append(record)
+                if not group.records:
+                    touched.append(group)
+                group.records.append(record)
+            self.received += len(read.received.publishes)
+        self._spool.reserve(next_id - first_id)
+        return records, touched
 
     async def _append(self, records: Sequence[Record]) -> None:
         attempt = 0
@@ -126,9 +154,17 @@ class Ingest:
             else:
                 return
 
-    def _dispatch(self, records: Sequence[Record]) -> None:
-        """To the lanes as they are now: a route that came while the disk was busy tells old records by their id."""
-        lanes = self.lanes
-        for record in records:
-            for lane in lanes.get(record.topic, ()):
-                lane.push(record)
+
+def _hand_on(groups: Sequence[_Group]) -> None:
+    """To the lanes; one that is in several groups gets its records in the order of the spool all the same."""
+    arrivals: dict[Lane, list[list[Record]]] = {}
+    for group in groups:
+        for lane in group.lanes:
+            arrivals.setdefault(lane, []).append(group.records)
+        group.records = []
+    for lane, lists in arrivals.items():
+        records = lists[0] if len(lists) == 1 else sorted(chain.from_iterable(lists), key=_BY_ID)
+        lane.push(records, sum([len(record.payload) for record in records]))
+
+
+_BY_ID = attrgetter("id")

@@ -1,15 +1,14 @@
 """Where a target's records come from: a queue in memory while it keeps up, the spool on disk while it does not.
 
-A lane is one (route, target). All lanes share the records; a queue holds references, within a bound for all of them
-together. A lane whose queue is full, or that starts behind the spool's end, reads pages from disk until it has caught
-up.
+A lane is one (route, target). Lanes share records, and the lists that they arrive in; all queues together have one
+bound. A lane whose queue is full, or that starts behind the spool's head, reads pages from disk until it has caught up.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from router_manager.domain.payload import Record
 from router_manager.domain.table import Feed
@@ -41,18 +40,26 @@ class Lane:
             feeds: by topic.
             position: id of the first record that is owed.
         """
-        self.feeds = feeds
-        self._spool = spool
-        self._memory = memory
-        self._queue: deque[Record] = deque()
-        self._arrived = asyncio.Event()
         self.drained = asyncio.Event()
         """Set while there is nothing to deliver."""
+        self._spool = spool
+        self._memory = memory
+        self._queue: deque[Sequence[Record]] = deque()
+        self._queued = 0
+        self._held_bytes = 0
+        self._arrived = asyncio.Event()
+        self._closed = False
         self._owed: int | None = None
-        """The first record that was taken and is not delivered."""
-        self._next_id = min(position, spool.next_id)
+        """The first record that was taken and is not done."""
+        self._next_id = min(position, spool.head)
         """While behind: the first record that was not yet read."""
-        self._behind = spool.seek(self._next_id) if self._next_id < spool.next_id else None
+        self._behind = self._place(self._next_id)
+        self.configure(feeds)
+
+    def configure(self, feeds: Mapping[str, Feed]) -> None:
+        """Take other feeds. Records that were there before are looked at one by one when they are taken."""
+        self._feeds = feeds
+        self._vet_below = self._spool.next_id
 
     @property
     def position(self) -> int:
@@ -60,34 +67,32 @@ class Lane:
         if self._owed is not None:
             return self._owed
         if self._queue:
-            return self._queue[0].id
-        return self._spool.next_id if self._behind is None else self._next_id
+            return self._queue[0][0].id
+        return self._spool.head if self._behind is None else self._next_id
 
     @property
     def backlog(self) -> int:
-        """Records up to the spool's end; while behind those of other topics count as well."""
-        return len(self._queue) + (0 if self._behind is None else self._spool.next_id - self._next_id)
+        """Records up to the spool's head; while behind those of other topics count as well."""
+        return self._queued + (0 if self._behind is None else self._spool.head - self._next_id)
 
     @property
     def crowded(self) -> bool:
         """There is no point in waiting for more records to make a batch of."""
-        return self._behind is not None or len(self._queue) >= _CROWDED_RECORDS
+        return self._behind is not None or self._queued >= _CROWDED_RECORDS
 
-    def push(self, record: Record) -> None:
-        """A record of one of the lane's topics was appended to the spool."""
-        if self._behind is not None:
+    def push(self, records: Sequence[Record], size_bytes: int) -> None:
+        """Records of the lane's topics were appended to the spool. The list is shared: nobody changes it."""
+        if self._behind is not None or self._closed:
             return
-        queue, memory = self._queue, self._memory
-        size = len(record.payload) + _RECORD_BYTES
-        if len(queue) >= _MAX_QUEUED_RECORDS or memory.used + size > memory.max_bytes:
-            self._next_id = record.id
-            self._behind = self._spool.seek(record.id)
+        size_bytes += len(records) * _RECORD_BYTES
+        full = self._queued >= _MAX_QUEUED_RECORDS or self._memory.used + size_bytes > self._memory.max_bytes
+        if full:
+            self._next_id = records[0].id
+            self._behind = self._spool.seek(self._next_id)
         else:
-            memory.used += size
-            queue.append(record)
-        if self.drained.is_set():
-            self.drained.clear()
-            self._arrived.set()
+            self._enqueue(records, size_bytes)
+        self.drained.clear()
+        self._arrived.set()
 
     async def wait(self) -> None:
         """Until there is a record; reads from disk while the lane is behind."""
@@ -100,22 +105,26 @@ class Lane:
                 await self._arrived.wait()
 
     def take(self, *, records: int, size_bytes: int) -> list[Record]:
-        """The next records within the bounds; one at least, unless none of those at hand is for this lane."""
-        queue, feeds, memory = self._queue, self.feeds, self._memory
+        """The next records within the bounds; at least one, unless none of those at hand is for this lane."""
         taken: list[Record] = []
         size = 0
-        while queue and len(taken) < records:
-            record = queue[0]
-            length = len(record.payload)
-            size += length
-            if taken and size > size_bytes:
+        while self._queue and len(taken) < records:
+            chunk = self._queue.popleft()
+            part = chunk[: records - len(taken)]
+            sizes = [len(record.payload) for record in part]
+            while size + sum(sizes) > size_bytes and len(taken) + len(sizes) > 1:
+                sizes = sizes[: len(sizes) // 2]  # halves are near enough: large readings are rare
+            part = part[: len(sizes)]
+            size += sum(sizes)
+            taken += part
+            if len(part) < len(chunk):
+                self._queue.appendleft(chunk[len(part) :])
                 break
-            queue.popleft()
-            memory.used -= length + _RECORD_BYTES
-            feed = feeds.get(record.topic)
-            if feed is not None and record.id >= feed.since:
-                taken.append(record)
+        self._release(len(taken), size)
         self._owed = taken[0].id if taken else None
+        if taken and taken[0].id < self._vet_below:
+            feeds = self._feeds
+            return [record for record in taken if (feed := feeds.get(record.topic)) and record.id >= feed.since]
         return taken
 
     def advance(self, position: int) -> None:
@@ -128,22 +137,42 @@ class Lane:
 
     def rewind(self) -> None:
         """Hand out again what was taken and is not done."""
-        position = self.position
-        self.close()
+        self._next_id = self.position
+        self._behind = self._place(self._next_id)
+        self._clear()
         self._owed = None
-        self._next_id = position
-        self._behind = self._spool.seek(position) if position < self._spool.next_id else None
 
     def close(self) -> None:
-        """Give the memory back."""
-        self._memory.used -= sum(len(record.payload) + _RECORD_BYTES for record in self._queue)
+        """Take no more, and give the memory back."""
+        self._closed = True
+        self._clear()
+
+    def _place(self, position: int) -> Cursor | None:
+        return self._spool.seek(position) if position < self._spool.head else None
+
+    def _enqueue(self, records: Sequence[Record], held_bytes: int) -> None:
+        self._queue.append(records)
+        self._queued += len(records)
+        self._held_bytes += held_bytes
+        self._memory.used += held_bytes
+
+    def _release(self, records: int, payload_bytes: int) -> None:
+        held_bytes = payload_bytes + records * _RECORD_BYTES
+        self._queued -= records
+        self._held_bytes -= held_bytes
+        self._memory.used -= held_bytes
+
+    def _clear(self) -> None:
+        self._memory.used -= self._held_bytes
+        self._held_bytes = self._queued = 0
         self._queue.clear()
 
     async def _read_page(self, cursor: Cursor) -> None:
-        page = await self._spool.read(cursor, from_id=self._next_id, topics=self.feeds)
+        page = await self._spool.read(cursor, from_id=self._next_id, topics=self._feeds)
         self._next_id = page.next_id
-        # A page counts as memory, but is not refused: who waits for the memory of others may wait for ever.
-        self._memory.used += sum(len(record.payload) + _RECORD_BYTES for record in page.records)
-        self._queue.extend(page.records)
+        if page.records and not self._closed:
+            # A page counts as memory but is not refused: who waits for the memory of others may wait for ever.
+            size_bytes = sum([len(record.payload) for record in page.records])
+            self._enqueue(page.records, size_bytes + len(page.records) * _RECORD_BYTES)
         # No await between the end of the read and here: what is appended from now on is pushed.
-        self._behind = page.cursor if page.next_id < self._spool.next_id else None
+        self._behind = page.cursor if page.next_id < self._spool.head else None

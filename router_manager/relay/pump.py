@@ -43,8 +43,7 @@ from router_manager.relay.statistics import LaneStatistics
 
 log = structlog.get_logger(__name__)
 
-_TIMER_SECONDS = 0.0005
-"""Timers of the event loop count milliseconds: less than half of one is not worth one."""
+_MAX_LINGER_SECONDS = 0.008
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +77,7 @@ class Pump:
         if way.filter != self.way.filter:
             self._states.clear()
         self.way = way
-        self.lane.feeds = way.feeds
+        self.lane.configure(way.feeds)
         self._configured.set()
 
     async def run(self) -> None:
@@ -86,8 +85,8 @@ class Pump:
         last = 0
         while True:
             await self.lane.wait()
-            linger = linger_seconds(last)
-            if linger >= _TIMER_SECONDS and not self.lane.crowded:
+            linger = linger_seconds(last, most=_MAX_LINGER_SECONDS)
+            if linger and not self.lane.crowded:
                 await asyncio.sleep(linger)
             taken = self.lane.take(records=self._record_limit, size_bytes=self._outlet.limits.size_bytes)
             last = len(taken)

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, field_validator
 
 from crds.kube.process import ProcessSettings
+from crds.models.base import Name
 from router_manager.relay.mqtt.client import SessionSettings
 from router_manager.relay.mqtt.packets import Version
 
@@ -18,7 +19,7 @@ _MIB = 1 << 20
 class Settings(ProcessSettings):
     """`python -m router_manager.relay --node edge-1 ...`."""
 
-    node: str = Field(description="name of the Node that this relay serves")
+    node: Name = Field(description="name of the Node that this relay serves")
     broker: str = Field(default="mqtt://127.0.0.1:1883", description="mqtt://host:port of the node's broker")
     mqtt_version: Literal["3.1.1", "5"] = Field(default="5", description="protocol version spoken to the broker")
     state_dir: Path = Field(description="folder of the spool; one relay each")

@@ -67,7 +67,10 @@ class Spool:
         self, *, directory: Path, identity: str, segments: list[_Segment], next_id: int, limits: tuple[int, int]
     ) -> None:
         self.identity = identity
+        self.head = next_id
+        """One more than the last record that is on disk."""
         self.next_id = next_id
+        """One more than the last id that was given out."""
         self.damaged = 0
         self.size = sum(segment.size for segment in segments)
         self._directory = directory
@@ -106,15 +109,21 @@ class Spool:
     @property
     def first_id(self) -> int:
         """The oldest record that may still be there."""
-        return self._segments[0].first_id if self._segments else self.next_id
+        return self._segments[0].first_id if self._segments else self.head
 
     @property
     def full(self) -> bool:
         """The bound is reached: the sources have to wait."""
         return self.size >= self._max_bytes
 
+    def reserve(self, records: int) -> int:
+        """Give out ids for the next append; the first of them is returned."""
+        first = self.next_id
+        self.next_id += records
+        return first
+
     async def append(self, records: Sequence[Record]) -> None:
-        """Make records durable. Their ids must go on from `next_id`.
+        """Make records durable; their ids are the ones reserved last.
 
         Raises:
             OSError: the disk is full or broken; nothing was appended, and the same records may be tried again.
@@ -126,7 +135,7 @@ class Spool:
             active.marks.append((records[0].id, active.size))
         active.size += len(data)
         self.size += len(data)
-        self.next_id = records[-1].id + 1
+        self.head = records[-1].id + 1
 
     def seek(self, record_id: int) -> Cursor:
         """A place at or before the record."""
@@ -138,7 +147,7 @@ class Spool:
         return Cursor(segment.first_id, segment.marks[mark][1] if mark >= 0 else 0)
 
     async def read(self, cursor: Cursor, *, from_id: int, topics: Container[str]) -> Page:
-        """Read the next piece of the spool; at its end the page is empty and its `next_id` is the spool's."""
+        """Read the next piece of the spool; at its end the page is empty and its `next_id` is the head."""
         index = bisect_right(self._segments, cursor.segment, key=lambda segment: segment.first_id) - 1
         if index < 0:
             return Page(records=[], cursor=Cursor(self.first_id, 0), next_id=max(from_id, self.first_id))
@@ -146,7 +155,7 @@ class Spool:
         limit = segment.size
         if cursor.offset >= limit:
             if index + 1 == len(self._segments):
-                return Page(records=[], cursor=cursor, next_id=self.next_id)
+                return Page(records=[], cursor=cursor, next_id=self.head)
             following = self._segments[index + 1]
             return Page(records=[], cursor=Cursor(following.first_id, 0), next_id=max(from_id, following.first_id))
         parsed, used = await asyncio.get_running_loop().run_in_executor(
@@ -232,7 +241,7 @@ class Spool:
             os.truncate(segment.path, parsed.end)
             self.size -= segment.size - parsed.end
             segment.size = parsed.end
-        self.next_id = segment.first_id if parsed.next_id is None else parsed.next_id
+        self.head = self.next_id = segment.first_id if parsed.next_id is None else parsed.next_id
 
     def _report(self, segment: _Segment, offset: int, length: int) -> None:
         """Once a place, however many lanes come by."""

@@ -15,7 +15,7 @@ from router_manager.relay.mqtt.packets import (
     Pingresp,
     ProtocolError,
     Puback,
-    Publish,
+    Received,
     Suback,
     Unsuback,
     Version,
@@ -32,8 +32,8 @@ class ConnectionLostError(Exception):
 class Receiver(Protocol):
     """Who gets the messages."""
 
-    def receive(self, connection: Connection, publishes: list[Publish]) -> None:
-        """Take messages in order of receipt. Must not block; may call `connection.pause()`."""
+    def receive(self, connection: Connection, received: Received) -> None:
+        """Take messages. Must not block; may call `connection.pause()`, and `acknowledge()` later."""
 
 
 class Connection(asyncio.Protocol):
@@ -60,14 +60,14 @@ class Connection(asyncio.Protocol):
         """Called by asyncio: decode what arrived and hand it on."""
         self.heard = True
         try:
-            publishes, control = self._decoder.feed(data)
+            received = self._decoder.feed(data)
         except ProtocolError as error:
             self.malformed = True
             self._end(f"malformed packet: {error}")
             return
-        if publishes:
-            self._receiver.receive(self, publishes)
-        for packet in control:
+        if received.publishes:
+            self._receiver.receive(self, received)
+        for packet in received.control:
             self._answer(packet)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -13,6 +13,7 @@ from router_manager.relay.mqtt.packets import (
     ProtocolError,
     Puback,
     Publish,
+    Received,
     Suback,
     Type,
     Unsuback,
@@ -34,11 +35,8 @@ class Decoder:
         self._needed = 0
         self._topics: dict[bytes, str] = {}
 
-    def feed(self, data: bytes) -> tuple[list[Publish], list[Control]]:
+    def feed(self, data: bytes) -> Received:
         """Decode all packets that are complete.
-
-        Returns:
-            Messages in order of receipt, and the other packets in theirs.
 
         Raises:
             ProtocolError: the bytes are no MQTT that a server may send to this client.
@@ -46,7 +44,7 @@ class Decoder:
         if self._rest:
             self._rest += data
             if len(self._rest) < self._needed:
-                return [], []
+                return Received([], [], [])
             data = bytes(self._rest)
             self._rest.clear()
         try:
@@ -54,10 +52,12 @@ class Decoder:
         except MalformedError as error:
             raise ProtocolError(str(error)) from error
 
-    def _decode(self, data: bytes) -> tuple[list[Publish], list[Control]]:
+    def _decode(self, data: bytes) -> Received:
         publishes: list[Publish] = []
+        packet_ids: list[bytes] = []
         control: list[Control] = []
         topics, v5, max_packet_bytes = self._topics, self._v5, self._max_packet_bytes
+        new = tuple.__new__  # what Publish() calls, without its Python frame
         position, available = 0, len(data)
         needed = 2
         while available - position >= 2:
@@ -86,10 +86,9 @@ class Decoder:
                     at += 2
                     if packet_id == b"\0\0":
                         raise ProtocolError("PUBLISH with packet id 0")
+                    packet_ids.append(packet_id)
                 elif quality:
                     raise ProtocolError("PUBLISH of a quality of service that was not subscribed")
-                else:
-                    packet_id = b""
                 if v5:
                     if at < end and not data[at]:
                         at += 1
@@ -99,14 +98,14 @@ class Decoder:
                 if at > end:
                     raise ProtocolError("PUBLISH is cut off")
                 topic = topics.get(name) or self._topic(name)
-                publishes.append(Publish(topic, data[at:end], packet_id, first & 1 == 1))
+                publishes.append(new(Publish, (topic, data[at:end], first & 1 == 1)))
             else:
                 control.append(self._control(first, data[start:end]))
             position = end
         if position < available:
             self._rest += data[position:]
             self._needed = needed
-        return publishes, control
+        return Received(publishes, packet_ids, control)
 
     def _topic(self, name: bytes) -> str:
         try:

@@ -48,16 +48,10 @@ class Type(IntEnum):
 
 
 class Publish(NamedTuple):
-    """One application message.
-
-    Attributes:
-        packet_id: the two bytes as they came, to be sent back in PUBACK; empty at QoS 0.
-        retained: the broker's stored copy, sent because of a new subscription.
-    """
+    """One application message; `retained` marks the broker's stored copy, sent because of a new subscription."""
 
     topic: str
     payload: bytes
-    packet_id: bytes
     retained: bool
 
 
@@ -105,6 +99,21 @@ class Disconnect:
 
     code: int
     properties: Properties = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """What one read of the socket held.
+
+    Attributes:
+        publishes: messages in order of receipt.
+        packet_ids: of those among them that want a PUBACK, in the same order, as the two bytes that came.
+        control: the other packets in their order.
+    """
+
+    publishes: list[Publish]
+    packet_ids: list[bytes]
+    control: list[Control]
 
 
 Control = Connack | Suback | Unsuback | Puback | Pingresp | Disconnect
@@ -162,7 +171,7 @@ def publish(
 
 def pubacks(packet_ids: Sequence[bytes]) -> bytes:
     """PUBACKs in the given order, which must be that of receipt (MQTT-4.6.0-2); the same bytes in both versions."""
-    return b"".join([b"\x40\x02" + packet_id for packet_id in packet_ids])
+    return b"\x40\x02" + b"\x40\x02".join(packet_ids) if packet_ids else b""
 
 
 def _packet(first: int, body: bytes) -> bytes:

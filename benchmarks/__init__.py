@@ -1,0 +1,1 @@
+"""Figures with their goals: one module a subject, `scripts/bench.sh <name>` runs it."""
