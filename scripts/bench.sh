@@ -2,8 +2,8 @@
 # scripts/bench.sh <name> [arguments]: one benchmark of benchmarks/, with its set-up; without a name, which there are.
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-# What benchmarks share, or start as processes of their own, has an underscore in its name.
-names() { (cd "$ROOT/benchmarks" && ls -- *.py) | grep -v _ | sed 's/[.]py$//'; }
+# What a benchmark starts as a process of its own has an underscore in its name; what they share cannot be run.
+names() { (cd "$ROOT/benchmarks" && grep -l '^if __name__ == "__main__"' -- *.py) | grep -v _ | sed 's/[.]py$//'; }
 
 if (($# == 0)); then
     echo "usage: scripts/bench.sh <name> [arguments], where <name> is one of:"

@@ -122,18 +122,8 @@ def _replay_rows(header: list[str], lines: list[list[str]]) -> tuple[list[Row], 
         elif line:  # the csv module gives an empty list for an empty line
             complaints.append(f"line {number}: {len(line)} cells, expected {len(header)}")
     time = next((name for name in header if name.lower() in TIME_COLUMNS), None)
-    members = []
-    for name in header:
-        cells = [cells[name] for _, cells in complete if not _is_missing(cells[name])]
-        numbers = sum(_number(cell) is not None for cell in cells)
-        if name == time or numbers == 0:
-            continue
-        if name in RESERVED:
-            complaints.append(f"column {name}: the reading has its own, not sent")
-        elif 2 * numbers <= len(cells):  # one slip must not hide the rest of its column
-            complaints.append(f"column {name}: {numbers} of {len(cells)} cells are numbers, not sent")
-        else:
-            members.append(name)
+    members, unsent = _members({name: [row[name] for _, row in complete] for name in header if name != time})
+    complaints += unsent
     rows = []
     for number, row in complete:
         try:
@@ -143,6 +133,21 @@ def _replay_rows(header: list[str], lines: list[list[str]]) -> tuple[list[Row], 
         else:
             rows.append(Row(values, row[time] if time else None))
     return rows, complaints
+
+
+def _members(columns: Mapping[str, list[str]]) -> tuple[list[str], list[str]]:
+    """The columns that are sent, and why others that hold numbers are not."""
+    members, complaints = [], []
+    for name, cells in columns.items():
+        present = [cell for cell in cells if not _is_missing(cell)]
+        numbers = sum(_number(cell) is not None for cell in present)
+        if numbers and name in RESERVED:
+            complaints.append(f"column {name}: the reading has its own, not sent")
+        elif 2 * numbers > len(present):  # most, not all: one slip must not hide the rest of its column
+            members.append(name)
+        elif numbers:
+            complaints.append(f"column {name}: {numbers} of {len(present)} cells are numbers, not sent")
+    return members, complaints
 
 
 def _values(cells: Mapping[str, str]) -> dict[str, float]:
