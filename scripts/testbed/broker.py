@@ -21,9 +21,9 @@ allow_anonymous true
 user {user}
 persistence true
 persistence_location {state}/
-# Its whole database is rewritten and fsynced after a round of its loop once more than so many things have changed
-# (a message is three: stored, sent, acknowledged), and on SIGTERM. It acknowledges before that, so what came in the
-# last round before a SIGKILL can be lost with the smallest number too.
+# Its whole database is rewritten and fsynced at the end of a round of its loop (src/loop.c) once so many things have
+# changed - a message is three: stored, sent, acknowledged - and on SIGTERM. It acknowledges earlier in the round, so
+# what came in the last one before a SIGKILL can be lost even with 1.
 autosave_on_changes true
 autosave_interval {autosave_changes}
 # A session that is away keeps everything up to this many bytes, not the default 1,000 messages.

@@ -1,6 +1,7 @@
 """The broker: a real mosquitto that keeps sessions and messages over restarts."""
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ class Session:
         self.client.on_message = self._on_message
         self.client.connect("127.0.0.1", broker.port)
         self.client.loop_start()
-        assert self.connected.wait(10)
+        assert self.connected.wait(30)
 
     def _on_message(self, _client: mqtt.Client, _data: Any, message: mqtt.MQTTMessage) -> None:
         with self.changed:
@@ -38,14 +39,14 @@ class Session:
 
     def subscribe(self, topic: str) -> None:
         self.client.subscribe(topic, qos=1)
-        assert self.subscribed.wait(10)
+        assert self.subscribed.wait(30)
 
     def publish(self, topic: str, payload: str) -> None:
-        self.client.publish(topic, payload, qos=1).wait_for_publish(10)
+        self.client.publish(topic, payload, qos=1).wait_for_publish(30)
 
     def await_messages(self, number: int) -> list[bytes]:
         with self.changed:
-            assert self.changed.wait_for(lambda: len(self.received) >= number, timeout=10), self.received
+            assert self.changed.wait_for(lambda: len(self.received) >= number, timeout=30), self.received
         return self.received
 
     def close(self) -> None:
@@ -61,7 +62,7 @@ def queue_one(broker: Broker) -> None:
     publisher = mqtt.Client(CallbackAPIVersion.VERSION2)
     publisher.connect("127.0.0.1", broker.port)
     publisher.loop_start()
-    publisher.publish("sensors/tile-01", "reading", qos=1).wait_for_publish(10)
+    publisher.publish("sensors/tile-01", "reading", qos=1).wait_for_publish(30)
     publisher.disconnect()
     publisher.loop_stop()
 
@@ -84,13 +85,17 @@ def test_what_waits_for_a_session_outlives_an_orderly_restart(broker: Broker, en
     session.close()
 
 
-def test_what_was_saved_outlives_sigkill(broker: Broker) -> None:
+def test_what_waits_for_a_session_is_saved_at_once_and_outlives_sigkill(broker: Broker, tmp_path: Path) -> None:
     queue_one(broker)
-    queue_one(broker)  # the changes after the first message make the broker save it
+    database = tmp_path / "broker" / "mosquitto.db"
+    deadline = time.monotonic() + 30
+    while not (database.exists() and b"reading" in database.read_bytes()):
+        assert time.monotonic() < deadline, "not saved"
+        time.sleep(0.02)
     broker.kill()
     broker.restart()
     session = Session(broker)
-    assert b"reading" in session.await_messages(1)
+    assert session.await_messages(1) == [b"reading"]
     session.close()
 
 

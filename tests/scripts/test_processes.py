@@ -19,10 +19,11 @@ STUBBORN = [
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)",
 ]
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from scripts.testbed.processes import Child, exit_on_signals
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background inherits it ignored
 with exit_on_signals(), Child(name="child", command=[sys.executable, "-c", "import time; time.sleep(600)"],
                               directory=Path(sys.argv[1])) as child:
     print(child.pid, flush=True)
@@ -97,10 +98,13 @@ def test_whatever_ends_the_parent_ends_the_child(tmp_path: Path, number: signal.
     )
     assert parent.stdout is not None
     with parent:
-        child = int(parent.stdout.readline())
-        assert exists(child)
-        parent.send_signal(number)
-        parent.wait(20)
+        try:
+            child = int(parent.stdout.readline())
+            assert exists(child)
+            parent.send_signal(number)
+            parent.wait(20)
+        finally:
+            parent.kill()  # else leaving the block would wait for ever
     await_gone(child)
 
 
