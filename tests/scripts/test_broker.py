@@ -41,9 +41,6 @@ class Session:
         self.client.subscribe(topic, qos=1)
         assert self.subscribed.wait(30)
 
-    def publish(self, topic: str, payload: str) -> None:
-        self.client.publish(topic, payload, qos=1).wait_for_publish(30)
-
     def await_messages(self, number: int) -> list[bytes]:
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.received) >= number, timeout=30), self.received
