@@ -36,12 +36,14 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.stop:
         return running.stop()
-    if arguments.replay is not None:
-        try:
+    report_file = arguments.report.resolve()
+    try:
+        if arguments.replay is not None:
             replay(arguments.replay)
-        except EdgeError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
+        write(report_file, Report(ok=False, error="interrupted"))  # that of an earlier run must not pass for ours
+    except (EdgeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     options = Options(
         consumers=arguments.consumers,
         providers=arguments.providers,
@@ -52,7 +54,7 @@ def main() -> int:
     )
     try:
         with exit_on_signals():
-            return _demo(options, report_file=arguments.report.resolve(), keep=arguments.keep)
+            return _demo(options, report_file=report_file, keep=arguments.keep)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -105,7 +107,6 @@ def _rate(text: str) -> float:
 def _demo(options: Options, *, report_file: Path, keep: bool) -> int:
     stage = Stage()
     report = Report(ok=False, error="interrupted")
-    write(report_file, report)  # no report of an earlier run may pass for one of this
     try:
         with _state() as directory, ExitStack() as stack:
             story = Story(options, stage=stage, directory=directory, stack=stack)
@@ -150,9 +151,13 @@ def _state() -> Iterator[Path]:
 
 
 def write(file: Path, report: Report) -> None:
-    """Replace the report at once, so that nobody reads half of one."""
+    """Replace the report at once, so that nobody reads half of one; what is no plain file (a pipe) is written to."""
+    text = orjson.dumps(report.document(), option=orjson.OPT_INDENT_2) + b"\n"
+    if file.exists() and not file.is_file():
+        file.write_bytes(text)
+        return
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_bytes(orjson.dumps(report.document(), option=orjson.OPT_INDENT_2) + b"\n")
+    draft.write_bytes(text)
     draft.replace(file)
 
 

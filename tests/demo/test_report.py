@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from scripts.demo.__main__ import write
 from scripts.demo.claims import asks
 from scripts.demo.inventory import boards, uid
 from scripts.demo.report import (
@@ -129,3 +134,16 @@ def test_a_faster_sensor_of_another_family_and_one_at_the_limit_do_not_satisfy()
     assert not ask.satisfied(frozenset({uids["thingy-1", "hts221"]}), providers=2)
     assert not ask.satisfied(frozenset({uids["stwin-box-2", "hts221"]}), providers=2)
     assert not ask.satisfied(frozenset(), providers=2)
+
+
+def test_a_report_replaces_a_file_and_is_written_into_anything_else(tmp_path: Path) -> None:
+    file, pipe = tmp_path / "report.json", tmp_path / "pipe"
+    file.write_text("old")
+    write(file, Report(ok=True))
+    assert json.loads(file.read_text())["ok"] is True
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write(pipe, Report(ok=True))
+    assert json.loads(os.read(reader, 65536))["ok"] is True
+    os.close(reader)
+    assert pipe.is_fifo()
