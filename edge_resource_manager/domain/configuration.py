@@ -58,24 +58,17 @@ def parse_configuration(data: object, *, field: str = "configuration.data") -> S
 
 def json_schema() -> dict[str, Any]:
     """The published JSON Schema (2020-12) of `data`."""
-    schema = SensorConfiguration.model_json_schema(by_alias=True, mode="validation")
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": SCHEMA_ID,
-        **schema,
-        "title": "SensorConfiguration",
-    }
+    schema = without_kubernetes(SensorConfiguration.model_json_schema(by_alias=True, mode="validation"))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **schema}
 
 
 def json_schema_text() -> str:
     """The schema as it is checked in and served."""
-    return orjson.dumps(_without_kubernetes(json_schema()), option=orjson.OPT_INDENT_2).decode() + "\n"
+    return orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode() + "\n"
 
 
-def _without_kubernetes(node: Any) -> Any:
-    """Without the `x-kubernetes-*` marks, which mean something to CRDs only."""
+def without_kubernetes(node: Any) -> Any:
+    """A schema without the `x-kubernetes-*` marks, which mean something to CRDs only."""
     if isinstance(node, dict):
-        return {key: _without_kubernetes(value) for key, value in node.items() if not key.startswith("x-kubernetes-")}
-    if isinstance(node, list):
-        return [_without_kubernetes(value) for value in node]
-    return node
+        return {key: without_kubernetes(value) for key, value in node.items() if not key.startswith("x-kubernetes-")}
+    return [without_kubernetes(value) for value in node] if isinstance(node, list) else node

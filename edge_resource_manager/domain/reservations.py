@@ -1,0 +1,297 @@
+"""The book of one flavor: who holds a place, who bought one, and what that means for the next buyer.
+
+A place is held by a Transaction until it expires and then, if it was bought, by the Contract of the same transaction.
+Both are named by (buyer, flavor, claim), so that a retry finds what the first try left behind, whoever lost the answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from crds import naming
+from crds.errors import InvalidField
+from crds.kube.conditions import parse_timestamp, timestamp
+from crds.models import fluidos
+from crds.models.base import ObjectMeta
+from edge_resource_manager.domain.configuration import SensorConfiguration
+
+MANAGED_BY = {"app.kubernetes.io/managed-by": "fluidos-edge-gateway"}
+"""On what the gateway made: it never removes anything else."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaleTerms:
+    """How this provider sells. `max_consumers` counts where a sensor does not say it itself."""
+
+    reservation: timedelta = timedelta(seconds=60)
+    contract: timedelta = timedelta(hours=24)
+    max_consumers: int = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A sensor flavor as it is sold: from a Flavor, or from a LeafDevice whose Flavor the API server refused."""
+
+    metadata: Mapping[str, Any]
+    spec: fluidos.FlavorSpec
+    max_consumers: int | None
+
+    @property
+    def flavor_id(self) -> str:
+        """The Flavor's name."""
+        return str(self.metadata["name"])
+
+    @property
+    def namespace(self) -> str:
+        """Where the Flavor is, and with it its transactions and contracts."""
+        return str(self.metadata["namespace"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """RESERVE, understood."""
+
+    flavor_id: str
+    buyer: fluidos.NodeIdentity
+    configuration: SensorConfiguration
+
+    @property
+    def transaction_id(self) -> str:
+        """The same for every retry."""
+        return naming.transaction_id(
+            buyer=self.buyer.node_id, flavor=self.flavor_id, claim=self.configuration.claim.uid
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """All transactions and contracts of one flavor by their transaction ID, expired ones included."""
+
+    transactions: Mapping[str, fluidos.Transaction] = field(default_factory=dict)
+    contracts: Mapping[str, fluidos.Contract] = field(default_factory=dict)
+
+    def taken(self, now: datetime, *, but: str) -> int:
+        """Places that others have."""
+        held = {name for name, transaction in self.transactions.items() if is_live(transaction, now)}
+        sold = {name for name, contract in self.contracts.items() if is_live(contract, now)}
+        return len((held | sold) - {but})
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Create this transaction."""
+
+    transaction: fluidos.Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The buyer has this transaction; its configuration and expiry become these."""
+
+    transaction: fluidos.Transaction
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyBought:
+    """The buyer has this contract: nothing changes."""
+
+    contract: fluidos.Contract
+
+
+@dataclass(frozen=True, slots=True)
+class SoldOut:
+    """Every place is held or sold."""
+
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The flavor is there, its device is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotOffered:
+    """No such flavor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bought:
+    """Create this contract."""
+
+    contract: fluidos.Contract
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownTransaction:
+    """Nothing was reserved under this ID, or it was long ago."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReservationExpired:
+    """It was reserved, until this time."""
+
+    at: str
+
+
+ReserveOutcome = Held | Renewed | AlreadyBought | SoldOut | Unavailable | NotOffered
+PurchaseOutcome = Bought | AlreadyBought | UnknownTransaction | ReservationExpired | Unavailable | NotOffered
+
+
+def flavor_id_of(item: fluidos.Transaction | fluidos.Contract) -> str:
+    """The flavor that it takes a place of."""
+    if isinstance(item, fluidos.Transaction):
+        return item.spec.flavor_id
+    return str(item.spec.flavor.metadata.get("name", ""))
+
+
+def is_live(item: fluidos.Transaction | fluidos.Contract, now: datetime) -> bool:
+    """Whether it still takes a place; what has no (readable) end does."""
+    end = parse_timestamp(item.spec.expiration_time or "")
+    return end is None or end > now
+
+
+def reserve(wish: Wish, *, offer: Offer | None, book: Book, terms: SaleTerms, now: datetime) -> ReserveOutcome:
+    """Decide on RESERVE."""
+    if offer is None:
+        return NotOffered()
+    name = wish.transaction_id
+    contract = book.contracts.get(name)
+    if contract is not None and is_live(contract, now):
+        return AlreadyBought(contract)
+    if not offer.spec.availability:
+        return Unavailable()
+    limit = offer.max_consumers or terms.max_consumers
+    if book.taken(now, but=name) >= limit:
+        return SoldOut(limit)
+    transaction = fluidos.Transaction(
+        metadata=ObjectMeta(name=name, namespace=offer.namespace, labels=MANAGED_BY),
+        spec=fluidos.TransactionSpec(
+            flavor_id=wish.flavor_id,
+            buyer=wish.buyer,
+            cluster_id=wish.buyer.node_id,
+            configuration=_stored(wish.configuration),
+            expiration_time=_end(now, terms.reservation),
+        ),
+    )
+    return Renewed(transaction) if name in book.transactions else Held(transaction)
+
+
+def purchase(
+    transaction_id: str,
+    *,
+    telemetry: str | None,
+    offer: Offer | None,
+    book: Book,
+    seller: fluidos.NodeIdentity,
+    terms: SaleTerms,
+    now: datetime,
+) -> PurchaseOutcome:
+    """Decide on PURCHASE. A live transaction has its place: nothing is counted again.
+
+    Raises:
+        InvalidField: `telemetry`, REAR's own endpoint field, is not the first endpoint of the reservation, which alone
+            went through the egress policy.
+    """
+    contract = book.contracts.get(transaction_id)
+    if contract is not None and is_live(contract, now):
+        return AlreadyBought(contract)
+    transaction = book.transactions.get(transaction_id)
+    if transaction is None:
+        return UnknownTransaction()
+    if not is_live(transaction, now):
+        return ReservationExpired(transaction.spec.expiration_time or "")
+    reserved = _first_endpoint(transaction)
+    if telemetry not in (None, reserved):
+        raise InvalidField(
+            field="ingressTelemetryEndpoint.endpoint", value=telemetry, expected=f"{reserved}, as it was reserved"
+        )
+    if offer is None:
+        return NotOffered()
+    if not offer.spec.availability:
+        return Unavailable()
+    return Bought(_contract(transaction, offer=offer, seller=seller, end=_end(now, terms.contract)))
+
+
+def reconfigured(
+    contract: fluidos.Contract, configuration: SensorConfiguration, *, terms: SaleTerms, now: datetime
+) -> fluidos.ContractSpec:
+    """The contract with other endpoints or another filter, and with its whole lifetime again.
+
+    Raises:
+        InvalidField: the configuration is of another claim; the contract is named after its own.
+    """
+    before = contract.spec.configuration.data.get("claim") if contract.spec.configuration else None
+    uid = before.get("uid") if isinstance(before, dict) else None
+    if configuration.claim.uid != uid:
+        raise InvalidField(
+            field="data.claim.uid", value=configuration.claim.uid, expected=f"{uid}, for which the flavor was bought"
+        )
+    return contract.spec.model_copy(
+        update={
+            "configuration": _stored(configuration),
+            "ingress_telemetry_endpoint": _telemetry(configuration.endpoints[0].url),
+            "expiration_time": _end(now, terms.contract),
+        }
+    )
+
+
+def transaction_of(contract: fluidos.Contract) -> fluidos.Transaction:
+    """The transaction that a contract came of, for a buyer who reserves again what is already bought."""
+    spec = contract.spec
+    return fluidos.Transaction(
+        metadata=ObjectMeta(name=spec.transaction_id, namespace=contract.metadata.namespace),
+        spec=fluidos.TransactionSpec(
+            flavor_id=flavor_id_of(contract),
+            buyer=spec.buyer,
+            cluster_id=spec.buyer_cluster_id,
+            configuration=spec.configuration,
+            expiration_time=spec.expiration_time,
+        ),
+    )
+
+
+def contract_name(transaction_id: str) -> str:
+    """One contract a transaction, and found from it: a purchase can be retried after a crash."""
+    return f"contract-{transaction_id}"
+
+
+def _contract(
+    transaction: fluidos.Transaction, *, offer: Offer, seller: fluidos.NodeIdentity, end: str
+) -> fluidos.Contract:
+    name = transaction.metadata.name
+    spec = transaction.spec
+    return fluidos.Contract(
+        metadata=ObjectMeta(name=contract_name(name), namespace=offer.namespace, labels=MANAGED_BY),
+        spec=fluidos.ContractSpec(
+            flavor=fluidos.EmbeddedFlavor(metadata=dict(offer.metadata), spec=offer.spec),
+            transaction_id=name,
+            configuration=spec.configuration,
+            buyer=spec.buyer,
+            buyer_cluster_id=spec.cluster_id,
+            seller=seller,
+            expiration_time=end,
+            ingress_telemetry_endpoint=_telemetry(_first_endpoint(transaction)),
+        ),
+    )
+
+
+def _first_endpoint(transaction: fluidos.Transaction) -> str:
+    data = transaction.spec.configuration.data if transaction.spec.configuration else {}
+    return str(data["endpoints"][0]["url"]) if data.get("endpoints") else ""
+
+
+def _stored(configuration: SensorConfiguration) -> fluidos.Configuration:
+    return fluidos.Configuration(type="Sensor", data=configuration.dump())
+
+
+def _telemetry(url: str) -> fluidos.TelemetryServer:
+    return fluidos.TelemetryServer(endpoint=url)
+
+
+def _end(now: datetime, lifetime: timedelta) -> str:
+    """Whole seconds, rounded up: nobody gets less time than was promised."""
+    return timestamp(now + lifetime + timedelta(microseconds=999_999))

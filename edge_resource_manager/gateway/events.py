@@ -1,0 +1,82 @@
+"""The event stream: REFRESH and WITHDRAW to every subscriber, without ever waiting for one.
+
+What a subscriber has not read yet is kept by flavor, the newest event alone: a flavor that changes ten times meanwhile
+is one event. A subscriber that falls behind by too many flavors is cut off; it lists again when it comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from edge_resource_manager.gateway import metrics
+
+MAX_SUBSCRIBERS = 64
+MAX_PENDING = 8192
+
+
+class Subscription:
+    """One reader's share of the events."""
+
+    def __init__(self, max_pending: int) -> None:
+        self._max_pending = max_pending
+        self._pending: dict[str, bytes] = {}
+        self._wake = asyncio.Event()
+        self.is_open = True
+
+    def offer(self, flavor_id: str, line: bytes) -> None:
+        """Put the newest event of a flavor last."""
+        self._pending.pop(flavor_id, None)
+        self._pending[flavor_id] = line
+        if len(self._pending) > self._max_pending:
+            self.close()
+        self._wake.set()
+
+    def close(self) -> None:
+        """Let the reader end."""
+        self.is_open = False
+        self._pending.clear()
+        self._wake.set()
+
+    async def take(self, *, timeout: float) -> bytes:
+        """All lines that are pending; empty when there were none for `timeout` seconds, or after the end."""
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        except TimeoutError:
+            return b""
+        self._wake.clear()
+        lines = b"".join(self._pending.values())
+        self._pending.clear()
+        return lines
+
+
+class Hub:
+    """All subscriptions."""
+
+    def __init__(self, *, max_subscribers: int = MAX_SUBSCRIBERS, max_pending: int = MAX_PENDING) -> None:
+        self._max_subscribers = max_subscribers
+        self._max_pending = max_pending
+        self._subscriptions: set[Subscription] = set()
+
+    def publish(self, flavor_id: str, line: bytes) -> None:
+        """To everybody; `line` ends with a newline."""
+        for subscription in self._subscriptions:
+            subscription.offer(flavor_id, line)
+
+    def subscribe(self) -> Subscription | None:
+        """A new subscription, or None when there are as many as there may be."""
+        if len(self._subscriptions) >= self._max_subscribers:
+            return None
+        subscription = Subscription(self._max_pending)
+        self._subscriptions.add(subscription)
+        metrics.SUBSCRIBERS.set(len(self._subscriptions))
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """The reader is gone."""
+        self._subscriptions.discard(subscription)
+        metrics.SUBSCRIBERS.set(len(self._subscriptions))
+
+    def close(self) -> None:
+        """End all streams: the process stops."""
+        for subscription in self._subscriptions:
+            subscription.close()

@@ -1,0 +1,42 @@
+"""Figures of the gateway, in one place. Labels are bounded: routes are patterns, never paths."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Counter(
+    "fluidos_edge_gateway_requests_total",
+    "Requests answered, by method, route pattern and status.",
+    ("method", "route", "status"),
+)
+REQUEST_SECONDS = Histogram(
+    "fluidos_edge_gateway_request_duration_seconds",
+    "Time to answer, event streams not counted.",
+    ("route",),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5),
+)
+OUTCOMES = Counter(
+    "fluidos_edge_gateway_decisions_total",
+    "Reservations and purchases, by what was decided.",
+    ("decision",),
+)
+EGRESS_REFUSALS = Counter(
+    "fluidos_edge_gateway_egress_refusals_total",
+    "Buyers' endpoints refused by the egress policy.",
+)
+REMOVED = Counter(
+    "fluidos_edge_gateway_removed_total",
+    "Objects removed, by kind and why (expired, withdrawn).",
+    ("kind", "why"),
+)
+OBJECTS = Gauge(
+    "fluidos_edge_gateway_objects",
+    "Objects in the store, by kind.",
+    ("kind",),
+)
+SUBSCRIBERS = Gauge("fluidos_edge_gateway_subscribers", "Open event streams.")
+CONNECTIONS_CUT = Counter(
+    "fluidos_edge_gateway_connections_cut_total",
+    "Connections ended by the gateway, by why (slow_request, slow_reader, too_many).",
+    ("why",),
+)

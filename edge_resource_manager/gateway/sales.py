@@ -1,0 +1,225 @@
+"""RESERVE, PURCHASE and what follows: one decision at a time for each flavor, stored before it is answered.
+
+The lock makes two buyers' last place one buyer's; the API server makes a decision outlive this process. Names follow
+from (buyer, flavor, claim), so a decision that an earlier life stored, and whose answer was lost, is found again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from http import HTTPStatus
+from typing import assert_never
+from weakref import WeakValueDictionary
+
+from crds.kube.client import Unavailable
+from crds.models.fluidos import Contract, NodeIdentity, Transaction
+from edge_resource_manager.domain import reservations
+from edge_resource_manager.domain.configuration import SensorConfiguration
+from edge_resource_manager.domain.reservations import (
+    AlreadyBought,
+    Bought,
+    Held,
+    NotOffered,
+    PurchaseOutcome,
+    Renewed,
+    ReservationExpired,
+    ReserveOutcome,
+    SaleTerms,
+    SoldOut,
+    UnknownTransaction,
+    Wish,
+    flavor_id_of,
+    is_live,
+)
+from edge_resource_manager.gateway import metrics
+from edge_resource_manager.gateway.egress import EgressGate
+from edge_resource_manager.gateway.ledger import Ledger
+from edge_resource_manager.gateway.problems import Rejected
+from edge_resource_manager.gateway.store import Store
+
+ATTEMPTS = 3
+
+
+class Sales:
+    """What buyers may do.
+
+    Args:
+        store: what is offered and sold.
+        ledger: where it is written down.
+        gate: where endpoints may be.
+        terms: for how long things are held and sold.
+        clock: now, in UTC.
+    """
+
+    def __init__(
+        self, store: Store, ledger: Ledger, *, gate: EgressGate, terms: SaleTerms, clock: Callable[[], datetime]
+    ) -> None:
+        self._store = store
+        self._ledger = ledger
+        self._gate = gate
+        self._terms = terms
+        self._clock = clock
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    async def reserve(self, wish: Wish) -> Transaction:
+        """Hold a place, or find the one that this buyer already has for this claim.
+
+        Raises:
+            Rejected: 403, 404 or 409.
+        """
+        await self._check_endpoints(wish.configuration)
+        async with self.lock(wish.flavor_id):
+            for _ in range(ATTEMPTS):
+                outcome = reservations.reserve(
+                    wish,
+                    offer=self._store.offer(wish.flavor_id),
+                    book=self._store.book(wish.flavor_id),
+                    terms=self._terms,
+                    now=self._clock(),
+                )
+                metrics.OUTCOMES.labels(type(outcome).__name__).inc()
+                if (stored := await self._store_reservation(outcome, wish)) is not None:
+                    return stored
+        raise Unavailable("the reservation keeps changing under our hands", after=1)
+
+    async def purchase(self, transaction_id: str, *, telemetry: str | None) -> Contract:
+        """Turn a reservation into a contract, or find the one that it became.
+
+        Args:
+            transaction_id: as RESERVE gave it.
+            telemetry: REAR's own endpoint field, if sent: it can only repeat what was reserved (and checked).
+
+        Raises:
+            Rejected: 404, 408 or 409.
+            InvalidField: another endpoint than the reserved one.
+        """
+        flavor_id = self._flavor_of(transaction_id)
+        seller = self._seller()
+        async with self.lock(flavor_id):
+            for _ in range(ATTEMPTS):
+                outcome = reservations.purchase(
+                    transaction_id,
+                    telemetry=telemetry,
+                    offer=self._store.offer(flavor_id),
+                    book=self._store.book(flavor_id),
+                    seller=seller,
+                    terms=self._terms,
+                    now=self._clock(),
+                )
+                metrics.OUTCOMES.labels(type(outcome).__name__).inc()
+                if (stored := await self._store_purchase(outcome)) is not None:
+                    return stored
+        raise Unavailable("the contract keeps changing under our hands", after=1)
+
+    async def release(self, transaction_id: str) -> None:
+        """Give a reservation back. A contract that came of it stays.
+
+        Raises:
+            Rejected: 404.
+        """
+        transaction = self._store.transactions.get(transaction_id)
+        if transaction is None:
+            raise Rejected(HTTPStatus.NOT_FOUND, f"no transaction {transaction_id}")
+        async with self.lock(transaction.spec.flavor_id):
+            await self._ledger.remove(self._store.transactions, transaction)
+
+    def contract(self, contract_id: str) -> Contract:
+        """A contract that is in force.
+
+        Raises:
+            Rejected: 404.
+        """
+        contract = self._store.contracts.get(contract_id)
+        if contract is None or not is_live(contract, self._clock()):
+            raise Rejected(HTTPStatus.NOT_FOUND, f"no contract {contract_id}")
+        return contract
+
+    async def reconfigure(self, contract_id: str, configuration: SensorConfiguration) -> Contract:
+        """Change where and how a contract delivers, and renew it.
+
+        Raises:
+            Rejected: 403, 404.
+        """
+        await self._check_endpoints(configuration)
+        async with self.lock(flavor_id_of(self.contract(contract_id))):
+            contract = self.contract(contract_id)
+            spec = reservations.reconfigured(contract, configuration, terms=self._terms, now=self._clock()).dump()
+            changed = ("configuration", "ingressTelemetryEndpoint", "expirationTime")
+            stored = await self._ledger.replace(self._store.contracts, contract, {key: spec[key] for key in changed})
+            if stored is None:
+                raise Rejected(HTTPStatus.NOT_FOUND, f"no contract {contract_id}")
+            return stored
+
+    async def end(self, contract_id: str) -> None:
+        """End a contract.
+
+        Raises:
+            Rejected: 404.
+        """
+        async with self.lock(flavor_id_of(self.contract(contract_id))):
+            await self._ledger.remove(self._store.contracts, self.contract(contract_id))
+
+    def lock(self, flavor_id: str) -> asyncio.Lock:
+        """One decision at a time: whoever changes the book of a flavor holds this."""
+        return self._locks.setdefault(flavor_id, asyncio.Lock())
+
+    def _seller(self) -> NodeIdentity:
+        if self._store.identity is None:
+            raise Unavailable("this node has no identity yet (ConfigMap fluidos-node-identity)", after=5)
+        return self._store.identity
+
+    def _flavor_of(self, transaction_id: str) -> str:
+        transaction = self._store.transactions.get(transaction_id)
+        if transaction is not None:
+            return transaction.spec.flavor_id
+        contract = self._store.contracts.get(reservations.contract_name(transaction_id))
+        if contract is not None:
+            return flavor_id_of(contract)
+        raise Rejected(HTTPStatus.NOT_FOUND, f"no transaction {transaction_id}")
+
+    async def _check_endpoints(self, configuration: SensorConfiguration) -> None:
+        refusal = await self._gate.refusal(configuration.endpoints)
+        if refusal is not None:
+            metrics.EGRESS_REFUSALS.inc()
+            raise Rejected(HTTPStatus.FORBIDDEN, f"endpoint {refusal.endpoint} ({refusal.url}): {refusal.reason}")
+
+    async def _store_reservation(self, outcome: ReserveOutcome, wish: Wish) -> Transaction | None:
+        """Write what was decided; None when the API server knows something newer, which then is in the store."""
+        records = self._store.transactions
+        match outcome:
+            case Held(transaction):
+                return await self._ledger.create(records, transaction, now=self._clock())
+            case Renewed(transaction):
+                spec = transaction.spec.dump()
+                held = self._store.book(wish.flavor_id).transactions[wish.transaction_id]
+                changed = {key: spec[key] for key in ("buyer", "configuration", "expirationTime")}
+                return await self._ledger.replace(records, held, changed)
+            case AlreadyBought(contract):
+                return reservations.transaction_of(contract)
+            case NotOffered():
+                raise Rejected(HTTPStatus.NOT_FOUND, f"no sensor flavor {wish.flavor_id}")
+            case SoldOut(limit):
+                raise Rejected(HTTPStatus.CONFLICT, f"flavor {wish.flavor_id} is sold out, it has {limit} place(s)")
+            case reservations.Unavailable():
+                raise Rejected(HTTPStatus.CONFLICT, f"flavor {wish.flavor_id} is not available")
+            case _:
+                assert_never(outcome)
+
+    async def _store_purchase(self, outcome: PurchaseOutcome) -> Contract | None:
+        match outcome:
+            case Bought(contract):
+                return await self._ledger.create(self._store.contracts, contract, now=self._clock())
+            case AlreadyBought(contract):
+                return contract
+            case UnknownTransaction():
+                raise Rejected(HTTPStatus.NOT_FOUND, "no such transaction")
+            case ReservationExpired(at):
+                raise Rejected(HTTPStatus.REQUEST_TIMEOUT, f"the reservation expired at {at}")
+            case NotOffered():
+                raise Rejected(HTTPStatus.CONFLICT, "the flavor was withdrawn")
+            case reservations.Unavailable():
+                raise Rejected(HTTPStatus.CONFLICT, "the flavor is not available")
+            case _:
+                assert_never(outcome)
