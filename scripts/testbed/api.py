@@ -168,7 +168,7 @@ class Api:
 
     def _is_served(self, path: str) -> bool:
         definition = self.request("GET", path)
-        conditions = definition.get("status", {}).get("conditions", [])
+        conditions = definition.get("status", {}).get("conditions") or []  # null for its first moments
         if not any(each["type"] == "Established" and each["status"] == "True" for each in conditions):
             return False
         group, kind = definition["spec"]["group"], definition["spec"]["names"]["kind"]
