@@ -1,0 +1,90 @@
+"""What the manager of devices, flavors and claims watches."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import structlog
+
+from crds.errors import InvalidField, Retryable, Terminal
+from crds.kube.client import CONFIG_MAPS, Kube, NotFound
+from crds.kube.manager import Manager, Watched
+from crds.kube.queue import backoff
+from crds.kube.watch import Change, Gone, Put, follow
+from crds.models.fluidos import IDENTITY_CONFIG_MAP, Flavor, NodeIdentity
+from crds.models.kubeedge import Device, DeviceStatus
+from crds.models.leafdevice import LeafDevice
+from edge_resource_manager.discovery import DiscoveryReconciler
+from edge_resource_manager.domain.identity import parse_identity
+from edge_resource_manager.settings import EdgeSettings
+
+log = structlog.get_logger(__name__)
+
+
+async def build(kube: Kube, settings: EdgeSettings) -> Manager:
+    """Kinds and queues of this manager, for the FLUIDOS node that this cluster is."""
+    identity = await read_identity(kube, namespace=settings.namespace)
+    discovery = DiscoveryReconciler(kube, settings.discovery(identity), lambda: datetime.now(UTC))
+    return Manager(
+        watched=(
+            Watched("", "nodes", discovery.node_seen, version="v1"),
+            Watched(Device.crd.group, Device.crd.plural, discovery.device_seen),
+            Watched(DeviceStatus.crd.group, DeviceStatus.crd.plural, discovery.device_status_seen),
+            Watched(LeafDevice.crd.group, LeafDevice.crd.plural, discovery.leaf_seen),
+            Watched(Flavor.crd.group, Flavor.crd.plural, discovery.flavor_seen),
+        ),
+        work=(
+            discovery.run,
+            lambda: until_renamed(kube, namespace=settings.namespace, identity=identity),
+        ),
+    )
+
+
+async def read_identity(kube: Kube, *, namespace: str) -> NodeIdentity:
+    """Who this node is; waits for the ConfigMap that says it."""
+    path, failures = CONFIG_MAPS.path(namespace=namespace, name=IDENTITY_CONFIG_MAP), 0
+    while True:
+        try:
+            return parse_identity(await kube.request("GET", path))
+        except (NotFound, Retryable, InvalidField) as error:
+            failures += 1
+            log.warning("no node identity yet", error=str(error))
+            await asyncio.sleep(backoff(failures))
+
+
+async def until_renamed(kube: Kube, *, namespace: str, identity: NodeIdentity) -> None:
+    """Watch who this node is.
+
+    Raises:
+        Terminal: it is another now; everything that was offered says the old one, so the process starts anew.
+    """
+    renamed = asyncio.get_running_loop().create_future()
+
+    def seen(change: Change) -> None:
+        match change:
+            case Put(_, obj):
+                try:
+                    now = parse_identity(obj)
+                except InvalidField as error:
+                    log.warning("node identity not readable, the earlier one counts", error=str(error))
+                    return
+                if now != identity and not renamed.done():
+                    renamed.set_exception(Terminal(f"this node is {now.node_id} now", reason="Renamed"))
+            case Gone():
+                log.warning("node identity deleted, the earlier one counts")
+
+    watching = asyncio.create_task(
+        follow(
+            kube,
+            CONFIG_MAPS,
+            changed=seen,
+            synced=asyncio.Event(),
+            namespace=namespace,
+            query={"fieldSelector": f"metadata.name={IDENTITY_CONFIG_MAP}"},
+        )
+    )
+    try:
+        await renamed
+    finally:
+        watching.cancel()

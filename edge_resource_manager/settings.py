@@ -1,0 +1,52 @@
+"""Flags of the manager of devices, flavors and claims."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import Field
+
+from crds.kube.manager import ManagerSettings
+from crds.models.fluidos import Location, NodeIdentity, Price
+from edge_resource_manager.discovery import DiscoverySettings
+from edge_resource_manager.domain.flavors import Terms
+from edge_resource_manager.domain.liveness import Graces
+
+Seconds = Annotated[float, Field(ge=0, le=86400)]
+
+
+class EdgeSettings(ManagerSettings):
+    """`python -m edge_resource_manager`."""
+
+    sensor_label: str = Field(
+        default="node-role.fluidos.eu/sensors", description="label of nodes whose sensors are offered"
+    )
+    sensor_label_value: str = "true"
+    node_grace_seconds: Seconds = Field(
+        default=30, description="how long a node may be lost before its flavors are unavailable"
+    )
+    device_grace_seconds: Seconds = Field(default=60, description="how long a device that reports may be silent")
+    price_amount: str = ""
+    price_currency: str = ""
+    price_period: str = ""
+    latitude: str | None = Field(default=None, description="said with every flavor, as are longitude, country and city")
+    longitude: str | None = None
+    country: str | None = None
+    city: str | None = None
+
+    def discovery(self, identity: NodeIdentity) -> DiscoverySettings:
+        """What discovery needs of these, for the node that this is."""
+        place = Location(latitude=self.latitude, longitude=self.longitude, country=self.country, city=self.city)
+        return DiscoverySettings(
+            terms=Terms(
+                identity=identity,
+                price=Price(amount=self.price_amount, currency=self.price_currency, period=self.price_period),
+                location=place if place != Location() else None,
+            ),
+            label=self.sensor_label,
+            value=self.sensor_label_value,
+            graces=Graces(
+                node=timedelta(seconds=self.node_grace_seconds), device=timedelta(seconds=self.device_grace_seconds)
+            ),
+        )
