@@ -9,8 +9,11 @@ from pydantic import Field, model_validator
 
 from crds.models.base import Distinct, Label, Model, Rule
 
-Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/?#@]+([/?][^\s#]*)?$")]
-"""An absolute http(s) URL without credentials in it and without a fragment."""
+Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[A-Za-z0-9._~:%\[\]-]+([/?][!-\"$-~]*)?$")]
+"""An absolute http(s) URL in ASCII, without credentials in it and without a fragment.
+
+Patterns say no white space by its class: that is Unicode's to pydantic and ASCII's to the API server.
+"""
 
 DecimalNumber = Annotated[str, Field(max_length=32, pattern=r"^-?[0-9]{1,15}(\.[0-9]{1,9})?$")]
 """A number as text: the API has no floats."""

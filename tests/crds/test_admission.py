@@ -1,0 +1,155 @@
+"""The API server and pydantic accept and refuse the same objects, and fill in the same defaults."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crds.errors import InvalidField
+from crds.generate import manifest
+from crds.models.base import Resource
+from crds.models.dataroute import DataRoute
+from crds.models.leafdevice import LeafDevice
+from crds.models.sensorclaim import SensorClaim
+from scripts.testbed.api import ApiError
+from scripts.testbed.cluster import Cluster
+from tests.crds.structural import nearly
+
+pytestmark = pytest.mark.control_plane
+
+EXAMPLES = settings(max_examples=300, deadline=None, derandomize=True)
+
+
+BOUNDS = [{"lessThan": 16000}, {"atMost": 16000}, {"greaterThan": 1}, {"atLeast": 5, "atMost": 5}]
+LIKELY: dict[str, Any] = {
+    "latencyMicroseconds": [*BOUNDS, {"greaterThan": 4, "lessThan": 6}, {"greaterThan": 5, "lessThan": 6}],
+    "samplingRateMillihertz": [*BOUNDS, {"atLeast": 6, "atMost": 5}, {"lessThan": 1}, {"lessThan": 0}],
+    "consumptionMicrowatts": BOUNDS,
+    "accuracyMicrounits": BOUNDS,
+    "count": [1, 2, 256, "All"],
+    "url": ["http://10.0.2.70:4487/telegraf", "https://[::1]/a?b=c", "http://a", "https://a.b?c", "http://u@h/"],
+    "change": ["0.5", "10", "0.000000001", "0", "-1"],
+    "threshold": [{"field": "/a", "above": "1"}, {"field": "/a/b", "below": "-0.5"}, {"field": "/", "above": "1e3"}],
+    "source": [{"flavors": ["a", "b.c"]}, {"selector": "true"}, {"flavors": ["a"], "selector": "true"}],
+    "selector": ["device.driver == 'x'"],
+}
+
+
+def specs(model: type[Resource]) -> st.SearchStrategy[Any]:
+    schema = manifest((model,))["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    likely = LIKELY if model is not LeafDevice else {}
+    return nearly(schema["properties"]["spec"], likely)
+
+
+def stored(cluster: Cluster, model: type[Resource], spec: object) -> dict[str, Any] | str:
+    """What the API server would store, or why it refuses."""
+    crd = model.crd
+    body = {"apiVersion": crd.api_version, "kind": crd.kind, "metadata": {"name": "dry"}, "spec": spec}
+    path = f"/apis/{crd.group}/{crd.version}/namespaces/default/{crd.plural}"
+    try:
+        answer: dict[str, Any] = cluster.api.request("POST", path, body=body, query={"dryRun": "All"})
+    except ApiError as error:
+        if error.status != 422:
+            raise
+        return str(error)
+    return answer
+
+
+def parsed(model: type[Resource], spec: object) -> Resource | str:
+    try:
+        return model.parse({"metadata": {"name": "dry"}, "spec": spec})
+    except InvalidField as error:
+        return str(error)
+
+
+def assert_same(cluster: Cluster, model: type[Resource], spec: object) -> None:
+    ours, theirs = parsed(model, spec), stored(cluster, model, spec)
+    if isinstance(ours, str) or isinstance(theirs, str):
+        assert isinstance(ours, str), f"refused by the API server alone: {theirs}"
+        assert isinstance(theirs, str), f"refused by pydantic alone: {ours}"
+        return
+    completed = parsed(model, theirs["spec"])
+    assert not isinstance(completed, str), completed
+    assert completed.model_dump(exclude={"metadata"}) == ours.model_dump(exclude={"metadata"})
+
+
+@EXAMPLES
+@given(spec=specs(LeafDevice))
+def test_leaf_devices_are_judged_alike(cluster: Cluster, spec: object) -> None:
+    assert_same(cluster, LeafDevice, spec)
+
+
+@EXAMPLES
+@given(spec=specs(SensorClaim))
+def test_sensor_claims_are_judged_alike(cluster: Cluster, spec: object) -> None:
+    assert_same(cluster, SensorClaim, spec)
+
+
+@EXAMPLES
+@given(spec=specs(DataRoute))
+def test_data_routes_are_judged_alike(cluster: Cluster, spec: object) -> None:
+    assert_same(cluster, DataRoute, spec)
+
+
+ROUTE = {"source": {"selector": "true"}, "targets": [{"name": "a", "url": "http://a"}]}
+
+
+@pytest.mark.parametrize(
+    ("untidy", "tidy"),
+    [
+        ({"filter": {"everyNth": 2.0}}, {"filter": {"everyNth": 2}}),
+        ({"filter": None}, {}),
+        ({"suspend": None}, {}),
+        ({"unknown": 1}, {}),
+    ],
+    ids=str,
+)
+def test_what_the_api_server_tidies_up_is_read(
+    cluster: Cluster, untidy: dict[str, object], tidy: dict[str, object]
+) -> None:
+    answer = stored(cluster, DataRoute, ROUTE | untidy)
+    assert isinstance(answer, dict), answer
+    assert parsed(DataRoute, answer["spec"]) == parsed(DataRoute, ROUTE | tidy)
+
+
+@pytest.mark.parametrize(
+    ("url", "valid"),
+    [
+        ("http://10.0.2.70:4487/telegraf", True),
+        ("https://[2001:db8::1]:8443/in?bucket=a%20b", True),
+        ("http://sink.example", True),
+        ("http://user:secret@sink.example/", False),
+        ("http://sink.example/#fragment", False),
+        ("http://sink.example/a\u00a0b", False),
+        ("http://sink.example/\n", False),
+        ("http://", False),
+        ("ftp://sink.example/", False),
+        ("HTTP://sink.example/", False),
+    ],
+)
+def test_a_target_has_an_absolute_url_without_credentials(cluster: Cluster, url: str, *, valid: bool) -> None:
+    spec = ROUTE | {"targets": [{"name": "a", "url": url}]}
+    assert_same(cluster, DataRoute, spec)
+    assert isinstance(parsed(DataRoute, spec), DataRoute) is valid
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"latencyMicroseconds": {}},
+        {"latencyMicroseconds": {"lessThan": 16000, "atMost": 16000}},
+        {"latencyMicroseconds": {"atLeast": 16001, "atMost": 16000}},
+        {"latencyMicroseconds": {"greaterThan": 15999, "lessThan": 16000}},
+        {"latencyMicroseconds": {"lessThan": 0}},
+        {"latencyMicroseconds": {"atMost": -1}},
+        {"latencyMicroseconds": {"atMost": 2**53}},
+        {"latencyMicroseconds": {"atMost": "16 ms"}},
+        {"accuracyMicrounits": {"atMost": 1}},
+    ],
+    ids=str,
+)
+def test_limits_that_nothing_satisfies_are_refused_at_admission(cluster: Cluster, limits: dict[str, object]) -> None:
+    spec = {"limits": limits, "endpoints": ROUTE["targets"]}
+    assert isinstance(stored(cluster, SensorClaim, spec), str)
+    assert isinstance(parsed(SensorClaim, spec), str)
