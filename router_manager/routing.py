@@ -8,10 +8,10 @@ from datetime import datetime
 
 import structlog
 
+from crds.conditions import stamp
 from crds.egress import EgressPolicy
 from crds.errors import InvalidField
 from crds.kube.client import AlreadyExists, Kube, NotFound
-from crds.kube.conditions import stamp
 from crds.kube.events import emit
 from crds.kube.queue import WorkQueue
 from crds.kube.watch import Change, Gone, Key, Put

@@ -14,9 +14,9 @@ from typing import Any
 
 import structlog
 
+from crds.conditions import parse_timestamp
 from crds.errors import Retryable
 from crds.kube.client import LEASES, MERGE_PATCH, AlreadyExists, Conflict, Kube, NotFound, Object
-from crds.kube.conditions import parse_timestamp
 
 log = structlog.get_logger(__name__)
 

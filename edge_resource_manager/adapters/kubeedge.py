@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from crds.conditions import parse_timestamp
 from crds.kube.client import Object
-from crds.kube.conditions import parse_timestamp
 from crds.models import kubeedge as v1beta1
 from crds.models import kubeedge_v1alpha2 as v1alpha2
 from crds.models.base import ObjectMeta, validate

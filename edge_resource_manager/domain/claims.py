@@ -15,7 +15,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Literal, assert_never
 
-from crds.kube.conditions import Verdict, parse_timestamp
+from crds.conditions import Verdict, parse_timestamp
 from crds.models.sensorclaim import MAX_BINDINGS, Binding
 from edge_resource_manager.domain.matching import Candidate, Fails, Fits, Need, describe, judge
 from edge_resource_manager.domain.ranking import rank

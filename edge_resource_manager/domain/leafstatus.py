@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from crds.conditions import Verdict, parse_timestamp, stamp, timestamp
 from crds.errors import InvalidField
-from crds.kube.conditions import Verdict, parse_timestamp, stamp, timestamp
 from crds.models.base import Condition
 from crds.models.leafdevice import LeafDeviceStatus, Offer
 from edge_resource_manager.reasons import DiscoveryReason, LeafCondition

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import assert_never
 
-from crds.kube.conditions import Verdict, timestamp
+from crds.conditions import Verdict, timestamp
 from edge_resource_manager.reasons import DiscoveryReason, LeafCondition
 
 

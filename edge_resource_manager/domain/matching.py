@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
 
+from crds.conditions import parse_timestamp
 from crds.errors import InvalidField
-from crds.kube.conditions import parse_timestamp
 from crds.models.leafdevice import Measurement
 from crds.models.sensorclaim import Bound, Limits, SensorClaimSpec, SensorNeed
 from crds.selector import NotMatched, Selector, attributes, compile_selector, device

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from crds import naming
+from crds.conditions import parse_timestamp, timestamp
 from crds.errors import InvalidField
-from crds.kube.conditions import parse_timestamp, timestamp
 from crds.models import fluidos
 from crds.models.base import ObjectMeta
 from edge_resource_manager.domain.configuration import SensorConfiguration

@@ -13,9 +13,9 @@ from datetime import datetime
 
 import structlog
 
+from crds.conditions import timestamp
 from crds.errors import EdgeError
 from crds.kube.client import Kind, Kube, NotFound
-from crds.kube.conditions import timestamp
 from crds.models.fluidos import Flavor
 from edge_resource_manager.domain.reservations import flavor_id_of, is_live
 from edge_resource_manager.gateway import metrics

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from crds.conditions import Verdict
 from crds.egress import EgressPolicy, host_and_port
 from crds.errors import InvalidField
-from crds.kube.conditions import Verdict
 from crds.models.base import ObjectMeta
 from crds.models.configuration import parse_configuration
 from crds.models.dataroute import DataRoute, DataRouteSpec, ResolvedSource, RouteSource

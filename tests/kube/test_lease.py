@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crds.kube.client import LEASES, Kube
-from crds.kube.conditions import Verdict, parse_timestamp, stamp, timestamp
+from crds.conditions import Verdict, parse_timestamp, stamp, timestamp
 from crds.kube.lease import Election, Elector, decide
 from scripts.testbed.cluster import Cluster
 
