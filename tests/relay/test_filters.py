@@ -1,0 +1,106 @@
+"""What a route's filter lets through."""
+
+from decimal import Decimal
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crds.models.delivery import Deadband, PayloadFilter, Threshold
+from router_manager.domain.filters import Drop, Filter, FilterState
+from router_manager.domain.payload import Record, number_at, parse_pointer
+from tests.relay.support import record
+
+SECOND = 1_000_000_000
+
+
+def run(spec: PayloadFilter, records: list[Record]) -> list[Drop | None]:
+    compiled, state, verdicts = Filter.compile(spec), FilterState(), []
+    for one in records:
+        state, drop = compiled.step(state, one)
+        verdicts.append(drop)
+    return verdicts
+
+
+def readings(*values: object) -> list[Record]:
+    return [record(number + 1, orjson.dumps({"v": value})) for number, value in enumerate(values)]
+
+
+def test_threshold_passes_only_values_outside_the_band():
+    spec = PayloadFilter(threshold=Threshold(field="/v", above="20.0", below="-5"))
+    assert run(spec, readings(20, 20.001, -5, -5.5, 0)) == [
+        Drop.THRESHOLD,
+        None,
+        Drop.THRESHOLD,
+        None,
+        Drop.THRESHOLD,
+    ]
+
+
+def test_decimals_are_compared_as_they_are_written():
+    spec = PayloadFilter(deadband=Deadband(field="/v", change="0.2"))
+    assert run(spec, readings(0.1, 0.3, 0.4)) == [None, None, Drop.DEADBAND]
+
+
+def test_deadband_measures_from_the_last_value_that_passed_everything():
+    spec = PayloadFilter(deadband=Deadband(field="/v", change="1"), every_nth=2)
+    # 1 passes; 2 differs but is the second; 3 differs from 1 and is the third.
+    assert run(spec, readings(1, 2, 1.5, 3)) == [None, Drop.EVERY_NTH, Drop.DEADBAND, None]
+
+
+@pytest.mark.parametrize("payload", [b"", b"not json", b"[]", b'{"v":"20"}', b'{"v":true}', b'{"v":null}', b'{"v":NaN}'])
+def test_a_payload_without_the_number_is_unreadable(payload: bytes):
+    spec = PayloadFilter(threshold=Threshold(field="/v", above="0"))
+    assert run(spec, [record(1, payload)]) == [Drop.UNREADABLE]
+
+
+def test_filters_that_need_no_value_pass_what_is_not_json():
+    assert run(PayloadFilter(every_nth=1, max_per_second=1), [record(1, b"\xff")]) == [None]
+
+
+@given(n=st.integers(1, 50), count=st.integers(0, 200))
+@settings(max_examples=50)
+def test_every_nth_passes_the_first_and_each_nth_after_it(n: int, count: int):
+    verdicts = run(PayloadFilter(every_nth=n), [record(number) for number in range(count)])
+    assert [number for number, drop in enumerate(verdicts) if drop is None] == list(range(0, count, n))
+
+
+@given(rate=st.integers(1, 20), gaps=st.lists(st.integers(-SECOND // 10, SECOND), max_size=100))
+@settings(max_examples=100)
+def test_at_most_a_bucket_and_the_rate_pass_in_any_time(rate: int, gaps: list[int]):
+    at, records, clock = 10 * SECOND, [], 0
+    for number, gap in enumerate(gaps):
+        at += gap
+        clock += max(0, gap)
+        records.append(record(number, at_ns=at))
+    passed = run(PayloadFilter(max_per_second=rate), records).count(None)
+    assert passed <= rate + rate * clock / SECOND
+    assert passed >= min(len(records), rate)
+
+
+def test_a_bucket_fills_again_with_time():
+    times = [0, 1, 2, SECOND // 2, SECOND // 2 + 1, 2 * SECOND]
+    verdicts = run(PayloadFilter(max_per_second=2), [record(n, at_ns=at) for n, at in enumerate(times)])
+    assert verdicts == [None, None, Drop.RATE, None, Drop.RATE, None]
+
+
+@given(st.lists(st.decimals(-1000, 1000, places=3), max_size=60), st.decimals("0.001", 100, places=3))
+@settings(max_examples=50)
+def test_values_that_pass_a_deadband_differ_by_at_least_the_change(values: list[Decimal], change: Decimal):
+    spec = PayloadFilter(deadband=Deadband(field="/v", change=f"{change:f}"))
+    verdicts = run(spec, [record(n, b'{"v":%s}' % f"{value:f}".encode()) for n, value in enumerate(values)])
+    kept = [value for value, drop in zip(values, verdicts, strict=True) if drop is None]
+    assert all(abs(after - before) >= change for before, after in zip(kept, kept[1:], strict=False))
+    assert bool(kept) == bool(values)
+
+
+def test_pointers_reach_into_arrays_and_escaped_names():
+    assert number_at(orjson.loads(b'{"a/b":[{"~":7}]}'), parse_pointer("/a~1b/0/~0")) == 7
+    assert number_at(orjson.loads(b'{"a":[1]}'), parse_pointer("/a/1")) is None
+    assert parse_pointer("/~01") == ("~1",)
+
+
+def test_a_pointer_without_a_slash_is_refused():
+    with pytest.raises(ValueError, match="leading slash"):
+        parse_pointer("a")
