@@ -244,7 +244,13 @@ def invalid_field(error: ValidationError, *, field: str = "") -> InvalidField:
     where = (field + path).removeprefix(".") or "(root)"
     if first["type"] == "missing":
         return InvalidField(field=where, value=None, expected="a value, it is required")
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return InvalidField(
-        field=where, value=first["input"], expected=message.replace("String should have", "a string of")
-    )
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    # Rules say "must ...", as the API server's messages do.
+    for theirs, ours in (
+        ("String should have", "a string of"),
+        ("String should match", "a string of"),
+        ("must", "it to"),
+    ):
+        if expected.startswith(theirs):
+            expected = ours + expected.removeprefix(theirs)
+    return InvalidField(field=where, value=first["input"], expected=expected)

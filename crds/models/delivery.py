@@ -54,7 +54,7 @@ class Threshold(Model):
 class Deadband(Model):
     """Pass a reading when it differs from the last one that passed by at least `change`, which must be positive."""
 
-    rules: ClassVar[tuple[Rule, ...]] = (Rule("double(self.change) > 0.0", "change must be greater than 0"),)
+    rules: ClassVar[tuple[Rule, ...]] = (Rule("double(self.change) > 0.0", "must have a change greater than 0"),)
 
     field: JsonPointer
     change: DecimalNumber
@@ -62,7 +62,7 @@ class Deadband(Model):
     @model_validator(mode="after")
     def _positive(self) -> Self:
         if Decimal(self.change) <= 0:
-            msg = "change must be greater than 0"
+            msg = "must have a change greater than 0"
             raise ValueError(msg)
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from crds.models.base import Column, Conditions, Count, Crd, Distinct, Model, Name, Resource, Rule, Timestamp, Word
 from crds.models.dataroute import Selector
@@ -12,6 +12,7 @@ from crds.models.delivery import Endpoints, PayloadFilter
 
 Limit = Annotated[int, Field(ge=0, le=2**53 - 1)]
 MAX_BINDINGS = 256
+COUNTS = f"1 to {MAX_BINDINGS} or 'All'"
 
 
 class Bound(Model):
@@ -28,9 +29,9 @@ class Bound(Model):
             "!(has(self.lessThan) || has(self.atMost)) || !(has(self.greaterThan) || has(self.atLeast)) || "
             "(has(self.atLeast) ? self.atLeast : self.greaterThan + 1) <= "
             "(has(self.atMost) ? self.atMost : self.lessThan - 1)",
-            "no value can satisfy both limits",
+            "must leave a value that satisfies both limits",
         ),
-        Rule("!has(self.lessThan) || self.lessThan > 0", "lessThan must be greater than 0"),
+        Rule("!has(self.lessThan) || self.lessThan > 0", "must have a lessThan greater than 0"),
     )
 
     less_than: Limit | None = None
@@ -48,7 +49,7 @@ class Bound(Model):
         elif self.greater_than is not None and self.at_least is not None:
             msg = "must not set both greaterThan and atLeast"
         elif upper is not None and upper < (lower or 0):
-            msg = "no value can satisfy both limits"
+            msg = "must leave a value that satisfies both limits"
         else:
             return self
         raise ValueError(msg)
@@ -88,17 +89,25 @@ class SensorNeed(Model):
     mcu_family: Word | None = None
 
 
+def _named(value: object, validate: ValidatorFunctionWrapHandler) -> object:
+    """One complaint for the union, where pydantic has one for each of its members."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        raise ValueError(COUNTS) from error
+
+
 class SensorClaimSpec(Model):
     """What is needed, how many, and where the readings shall go."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "type(self.count) == int ? self.count >= 1 && self.count <= 256 : self.count == 'All'",
-            "count must be 1 to 256 or 'All'",
+            f"count must be {COUNTS}",
         ),
         Rule(
             "!has(self.limits) || !has(self.limits.accuracyMicrounits) || (has(self.sensor) && has(self.sensor.type))",
-            "limits.accuracyMicrounits needs sensor.type",
+            "must set sensor.type where limits.accuracyMicrounits is set",
         ),
         Rule(
             "has(self.sensor) || has(self.limits) || has(self.selector)",
@@ -111,6 +120,7 @@ class SensorClaimSpec(Model):
     selector: Selector | None = None
     count: Annotated[
         Annotated[int, Field(ge=1, le=MAX_BINDINGS)] | Literal["All"],
+        WrapValidator(_named),
         Field(json_schema_extra={"x-kubernetes-int-or-string": True}),
     ] = 1
     endpoints: Endpoints
@@ -122,7 +132,7 @@ class SensorClaimSpec(Model):
             msg = "must set sensor, limits or selector"
             raise ValueError(msg)
         if self.limits and self.limits.accuracy_microunits and not (self.sensor and self.sensor.type):
-            msg = "limits.accuracyMicrounits needs sensor.type"
+            msg = "must set sensor.type where limits.accuracyMicrounits is set"
             raise ValueError(msg)
         return self
 
