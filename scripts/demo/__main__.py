@@ -68,9 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--consumers", type=_count, default=2, metavar="N", help="consumer clusters (2)")
     parser.add_argument("--providers", type=_count, default=2, metavar="M", help="provider clusters (2)")
     parser.add_argument(
-        "--messages", type=_positive, default=200, help="readings of each sensor that are counted (200)"
+        "--messages", type=_positive, default=100, help="readings of each sensor that are counted (100)"
     )
-    parser.add_argument("--rate", type=_rate, default=50.0, help="readings a second of each sensor (50)")
+    parser.add_argument("--rate", type=_rate, default=20.0, help="readings a second of each sensor (20)")
     parser.add_argument("--replay", type=Path, metavar="FILE.csv", help="own recorded data instead of recorded weather")
     parser.add_argument(
         "--auto-discovery", action="store_true", help="find providers by FLUIDOS' LAN multicast instead of by hand"

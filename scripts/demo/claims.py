@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from scripts.demo.inventory import NAMESPACE, LeafBoard, Part, boards, uid
 
@@ -61,9 +61,6 @@ class Ask:
         return bound == fitting if count == "All" else bound <= fitting and len(bound) == count
 
 
-CEL_WIND: Final = 'device.attributes["sensor.fluidos.eu"].sensorType == "WindSpeed"'
-
-
 def asks(consumers: int) -> Iterator[Ask]:
     """The claims of all consumers. With one consumer alone, it makes those of the second too."""
     second = min(2, consumers)
@@ -87,8 +84,8 @@ def asks(consumers: int) -> Iterator[Ask]:
     yield Ask(
         name="wind",
         consumer=second,
-        sentence=f"and another kind, by CEL: {CEL_WIND}",
-        spec={"selector": CEL_WIND, "count": "All"},
+        sentence="and every wind sensor, by a CEL selector",
+        spec={"selector": 'device.attributes["sensor.fluidos.eu"].sensorType == "WindSpeed"', "count": "All"},
         endpoints={"archive": "JSONArray"},
         wanted=_measures("WindSpeed"),
     )

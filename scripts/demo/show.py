@@ -54,6 +54,12 @@ def outcome(console: Console, story: Story, report: Report) -> None:
     for each in story.progress:
         if "limits" in each.ask.spec:
             _why(console, each, story.offers)
+    if any(target.published for target in report.targets):
+        _delivered(console, story, report)
+        _plot(console, story)
+
+
+def _delivered(console: Console, story: Story, report: Report) -> None:
     delivered = _table(
         "Delivered", "target", "encoding", "published", "delivered", "duplicates", "lost", "p50 ms", "p99 ms", right=2
     )
@@ -65,7 +71,6 @@ def outcome(console: Console, story: Story, report: Report) -> None:
             target.name, encoding, *map(str, numbers), *("-" if it is None else f"{it:.1f}" for it in times)
         )
     console.print(delivered)
-    _plot(console, story)
 
 
 def _targets(story: Story, report: Report) -> Iterator[tuple[ClaimProgress, str, TargetOutcome]]:
@@ -131,7 +136,7 @@ def _plot(console: Console, story: Story) -> None:
 
 def _table(title: str, *columns: str, right: int | None = None) -> Table:
     """`right`: the first column of numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
+    table = Table(title=f"\n{title}", title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0))
     for index, column in enumerate(columns):
         table.add_column(
             column, justify="right" if right is not None and index >= right else "left", header_style="dim"

@@ -11,6 +11,7 @@ from typing import Final
 from rich.console import Console
 
 FIRST_SIGN_SECONDS: Final = 2.0
+NEXT_SIGN_SECONDS: Final = 5.0
 PLAIN_WIDTH: Final = 140
 
 
@@ -47,8 +48,10 @@ class Stage:
         finished = Event()
 
         def tick() -> None:
-            while not finished.wait(FIRST_SIGN_SECONDS):
+            pause = FIRST_SIGN_SECONDS
+            while not finished.wait(pause):
                 self.console.print(f"          {title} ... {time.monotonic() - began:.0f} s")
+                pause = NEXT_SIGN_SECONDS
 
         ticker = Thread(target=tick, daemon=True)
         ticker.start()

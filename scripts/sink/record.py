@@ -31,11 +31,11 @@ class Arrival(Model):
 
     at: float
     """Seconds since the epoch."""
-    latency_milliseconds: float | None
+    latency_milliseconds: float | None = None
     """From its `sentAt`, by the clock of this machine."""
     device: str
     sensor: str
-    value: float | None
+    value: float | None = None
     copies: int = 1
 
 

@@ -14,12 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crds.models.base import validate
 from crds.models.dataroute import ResolvedSource
 from crds.models.delivery import Encoding
 from router_manager.domain.encoding import CONTENT_TYPES, encode
 from router_manager.domain.payload import Record
 from scripts.sink.bodies import line_fields, readings
-from scripts.sink.record import Endpoint, Fault
+from scripts.sink.record import Endpoint, Fault, Received
 from scripts.sink.server import Sink
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
@@ -124,6 +125,13 @@ async def test_endpoints_are_apart(sink: Sink) -> None:
         shown = await answer.json()
     assert list(shown["arrivals"]) == [READING["id"]]
     assert sink.endpoint("b").arrivals == {}
+
+
+async def test_what_is_shown_can_be_read_even_of_a_reading_that_says_little(sink: Sink) -> None:
+    assert await post(sink, [{"id": "x"}]) == 204
+    async with aiohttp.ClientSession() as session, session.get(sink.url("a")) as answer:
+        received = validate(Received, await answer.json())
+    assert received == sink.endpoint("a").received()
 
 
 async def test_an_unreadable_body_is_refused_and_counted(sink: Sink) -> None:
