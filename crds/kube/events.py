@@ -30,7 +30,7 @@ async def emit(
     body = {
         "apiVersion": EVENTS.api_version,
         "kind": "Event",
-        "metadata": {"generateName": f"{meta.name[:200]}.", "namespace": namespace},
+        "metadata": {"generateName": f"{meta.name[:200]}-", "namespace": namespace},
         "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "type": kind,
         "reason": reason,

@@ -71,7 +71,7 @@ def worth_an_event(after: Sequence[Condition], *, before: Sequence[Condition]) -
         condition
         for condition in after
         if condition.type != LeafCondition.READY
-        and condition.status != earlier.get(condition.type)
+        and condition.status not in {"Unknown", earlier.get(condition.type)}
         and (condition.type in earlier or condition.status == "False")
     ]
 
