@@ -27,7 +27,7 @@ def keep(console: Console, story: Story) -> None:
     Raises:
         ChildFailedError: a process ended.
     """
-    story.start_devices("devices-kept")
+    story.start_devices("devices-kept", "--rate", "1")
     sites = [*story.consumers, *story.providers]
     consumer, provider = story.consumers[0].cluster.context, story.providers[0].cluster.context
     kubectl = f"{story.kubectl} --context"

@@ -23,7 +23,7 @@ from scripts.demo.stage import Stage
 from scripts.sink.record import Received
 from scripts.testbed.binaries import Binaries
 from scripts.testbed.controlplane import ControlPlanes
-from scripts.testbed.processes import Child, free_port
+from scripts.testbed.processes import Child, ChildFailedError, free_port
 
 READY_LIMIT_SECONDS: Final = 60.0
 QUIET_LIMIT_SECONDS: Final = 15.0
@@ -102,7 +102,7 @@ class Story:
         self._install()
         self._processes()
         self._plug_in()
-        idle = self.start_devices("devices-idle")
+        idle = self._speak()
         self._claim()
         self._first_readings()
         idle.stop(timeout=15)
@@ -115,10 +115,9 @@ class Story:
         return report if error is None else report.model_copy(update={"ok": False, "error": error})
 
     def start_devices(self, name: str, *arguments: str) -> Child:
-        """Let all devices publish, at the idle rate unless the arguments say otherwise."""
+        """Let all devices publish, as the simulator's further arguments say."""
         replay = ("--replay", self._options.replay) if self._options.replay else ()
-        flags = arguments or ("--rate", str(IDLE_RATE))
-        child = self.crew.launch(name, "scripts.simulator", "--devices", self.devices, *replay, *flags)
+        child = self.crew.launch(name, "scripts.simulator", "--devices", self.devices, *replay, *arguments)
         return self._stack.enter_context(child)
 
     def _control_planes(self) -> None:
@@ -183,6 +182,21 @@ class Story:
             )
             say(f"{wanted} flavors of {sum(len(boards(each.number)) for each in self.providers)} devices")
         self.devices.write_bytes(orjson.dumps([offer.simulated for offer in self.offers]))
+
+    def _speak(self) -> Child:
+        """Let the devices publish before anybody asks, as they would: how soon a reading comes is then the claim's."""
+        log = self._directory / "heard"
+        log.touch()
+        with self._stage.step("devices publish"):
+            devices = self.start_devices("devices-idle", "--rate", str(IDLE_RATE), "--acknowledged", str(log))
+            self.crew.wait(
+                lambda: len(acknowledged(log)) == len(self.offers) or devices.exit_code is not None,
+                what="a reading of every sensor at its broker",
+                limit=READY_LIMIT_SECONDS,
+            )
+            if devices.exit_code is not None:
+                raise ChildFailedError(f"the devices stopped publishing:\n{devices.tail()}")
+        return devices
 
     def _claim(self) -> None:
         with self._stage.step("claims bound") as say:
@@ -251,13 +265,12 @@ class Story:
         log = self._directory / "acknowledged"
         options = self._options
         with self._stage.step("readings published and delivered") as say:
-            devices = self.start_devices(
-                "devices",
-                *("--rate", str(options.rate), "--messages", str(options.messages)),
-                *("--first", str(FIRST_COUNTED), "--acknowledged", str(log)),
-            )
+            counted = ["--messages", str(options.messages), "--first", str(FIRST_COUNTED), "--acknowledged", str(log)]
+            devices = self.start_devices("devices", "--rate", str(options.rate), *counted)
             limit = options.messages / options.rate * 2 + READY_LIMIT_SECONDS
             self.crew.wait(lambda: devices.exit_code is not None, what="the devices to be done", limit=limit)
+            if devices.exit_code != 0:
+                raise ChildFailedError(f"the devices could not publish everything:\n{devices.tail()}")
             taken = acknowledged(log)
             for each in self.progress:
                 topics = [offer.view.sensor.access.topic for offer in each.bound]
