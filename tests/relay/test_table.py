@@ -1,0 +1,66 @@
+"""Which routes a relay has, and from which record on each may read."""
+
+import orjson
+
+from crds.models.dataroute import DataRoute
+from crds.models.delivery import PayloadFilter
+from router_manager.domain.table import LaneKey, Table, route_of_node, succeed, ways
+from tests.relay.support import endpoint, route, source, table
+
+URL = "http://127.0.0.1:1/"
+
+
+def data_route(**changes: object) -> DataRoute:
+    body = {
+        "metadata": {"name": "r", "namespace": "ns", "uid": "u"},
+        "spec": {"source": {"flavors": ["f"]}, "targets": [{"name": "t", "url": URL}], **changes},
+        "status": {"sources": [source(flavor=f, node=n).dump() for f, n in (("f", "edge-1"), ("g", "edge-2"))]},
+    }
+    return DataRoute.parse(body)
+
+
+def test_a_relay_serves_the_sources_of_its_own_node():
+    mine = route_of_node(data_route(), node="edge-1")
+    assert mine is not None
+    assert [one.flavor for one in mine.sources] == ["f"]
+    assert (mine.uid, mine.namespace, mine.name) == ("u", "ns", "r")
+
+
+def test_a_route_without_a_part_here_or_suspended_is_none():
+    assert route_of_node(data_route(), node="edge-3") is None
+    assert route_of_node(data_route(suspend=True), node="edge-1") is None
+
+
+def test_a_topic_is_owed_from_the_moment_it_came():
+    old = succeed(Table(), table(route(endpoint(URL), topics=["a"])), head=10)
+    new = succeed(old, table(route(endpoint(URL), topics=["a", "b"]), route(endpoint(URL), uid="other")), head=20)
+    assert new.since == {"route-1": {"a": 10, "b": 20}, "other": {"a/b": 20}}
+
+
+def test_a_topic_that_went_and_came_back_starts_anew():
+    marks = table(route(endpoint(URL), topics=["a"]))
+    without = table(route(endpoint(URL), topics=["b"]))
+    assert succeed(succeed(succeed(Table(), marks, head=1), without, head=2), marks, head=3).since["route-1"] == {"a": 3}
+
+
+def test_a_table_survives_its_file():
+    whole = succeed(
+        Table(), table(route(endpoint(URL, encoding="NDJSON"), filter=PayloadFilter(every_nth=2))), head=4
+    )
+    assert Table.model_validate_json(orjson.dumps(orjson.loads(whole.model_dump_json(by_alias=True)))) == whole
+
+
+def test_every_target_has_its_way_and_unchanged_ones_are_equal():
+    def compiled(**changes: object):
+        return ways(table(route(endpoint(URL, "one"), endpoint(URL, "two", **changes))))
+
+    before, after = compiled(), compiled(envelope=True)
+    assert before.keys() == {LaneKey("route-1", "one"), LaneKey("route-1", "two")}
+    assert before[LaneKey("route-1", "one")] == after[LaneKey("route-1", "one")]
+    assert before[LaneKey("route-1", "two")] != after[LaneKey("route-1", "two")]
+
+
+def test_of_two_flavors_on_one_topic_the_first_names_the_record():
+    one = route(endpoint(URL)).model_copy(update={"sources": (source(flavor="b"), source(flavor="a"))})
+    (way,) = ways(table(one)).values()
+    assert way.sources["a/b"].flavor == "a"
