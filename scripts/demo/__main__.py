@@ -39,7 +39,8 @@ def main() -> int:
     report_file = arguments.report.resolve()
     try:
         if arguments.replay is not None:
-            replay(arguments.replay)
+            for complaint in replay(arguments.replay).complaints:
+                print(f"{arguments.replay}: {complaint}; skipped", file=sys.stderr)
         write(report_file, Report(ok=False, error="interrupted"))  # that of an earlier run must not pass for ours
     except (EdgeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

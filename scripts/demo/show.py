@@ -126,10 +126,10 @@ def _plot(console: Console, story: Story) -> None:
             ]
             if points:
                 measured = offer.view.sensor.measurements[0].type
-                console.print(
-                    f"\n[bold]{measured} of {offer.device} as it arrived at {progress.ask.target(endpoint)}[/bold]"
-                )
-                for line in plot(points, unit=UNITS.get(measured, "")):
+                own = story.options.replay
+                what = f"{own.name} as {offer.device} sent it" if own else f"{measured} of {offer.device}"
+                console.print(f"\n[bold]{what}, as it arrived at {progress.ask.target(endpoint)}[/bold]")
+                for line in plot(points, unit="" if own else UNITS.get(measured, "")):
                     console.print(line, markup=False)
                 return
 

@@ -77,6 +77,7 @@ class Story:
     """
 
     def __init__(self, options: Options, *, stage: Stage, directory: Path, stack: ExitStack) -> None:
+        self.options = options
         self.offers: list[Offer] = []
         self.progress: list[ClaimProgress] = []
         self.consumers: list[Consumer] = []
@@ -84,7 +85,6 @@ class Story:
         self.kubectl = Path("kubectl")
         self.kubeconfig = directory / "planes" / "kubeconfig"
         self.devices = directory / "devices.json"
-        self._options = options
         self._stage = stage
         self._directory = directory
         self._stack = stack
@@ -116,12 +116,12 @@ class Story:
 
     def start_devices(self, name: str, *arguments: str) -> Child:
         """Let all devices publish, as the simulator's further arguments say."""
-        replay = ("--replay", self._options.replay) if self._options.replay else ()
+        replay = ("--replay", self.options.replay) if self.options.replay else ()
         child = self.crew.launch(name, "scripts.simulator", "--devices", self.devices, *replay, *arguments)
         return self._stack.enter_context(child)
 
     def _control_planes(self) -> None:
-        roles = [("consumer", self._options.consumers), ("provider", self._options.providers)]
+        roles = [("consumer", self.options.consumers), ("provider", self.options.providers)]
         names = [f"{role}-{number}" for role, count in roles for number in range(1, count + 1)]
         with self._stage.step("control planes") as say:
             binaries = Binaries.find()
@@ -130,8 +130,8 @@ class Story:
             clusters = planes.start_clusters(names)
             say(", ".join(names))
         # From here on the stack ends brokers and crew before the control planes.
-        self.consumers = [Consumer(cluster, n) for n, cluster in enumerate(clusters[: self._options.consumers], 1)]
-        for number, cluster in enumerate(clusters[self._options.consumers :], 1):
+        self.consumers = [Consumer(cluster, n) for n, cluster in enumerate(clusters[: self.options.consumers], 1)]
+        for number, cluster in enumerate(clusters[self.options.consumers :], 1):
             provider = Provider.open(cluster, number, directory=self._directory, stack=self._stack)
             self.providers.append(provider)
         self._stack.callback(self.crew.stop)
@@ -141,7 +141,7 @@ class Story:
             _together([site.prepare for site in (*self.consumers, *self.providers)])
 
     def _processes(self) -> None:
-        discover = self._options.discover
+        discover = self.options.discover
         with self._stage.step("managers, gateways, relays") as say:
             self.crew.start("sink", "scripts.sink", "--port", self._sink.url.rpartition(":")[2])
             for provider in self.providers:
@@ -200,7 +200,7 @@ class Story:
 
     def _claim(self) -> None:
         with self._stage.step("claims bound") as say:
-            for ask in asks(self._options.consumers):
+            for ask in asks(self.options.consumers):
                 consumer = self.consumers[ask.consumer - 1]
                 self.progress.append(ClaimProgress(ask, consumer, applied_at=time.time()))
                 consumer.cluster.apply([ask.document(self._sink.url)])
@@ -234,7 +234,7 @@ class Story:
 
     def _satisfied(self, each: ClaimProgress) -> bool:
         bound = frozenset(offer.view.sensor.uid for offer in each.bound)
-        return each.ask.satisfied(bound, providers=self._options.providers)
+        return each.ask.satisfied(bound, providers=self.options.providers)
 
     def _first_readings(self) -> None:
         """Until every target has a reading of every sensor that it shall get: only then is anything owed."""
@@ -263,7 +263,7 @@ class Story:
 
     def _deliver(self) -> None:
         log = self._directory / "acknowledged"
-        options = self._options
+        options = self.options
         with self._stage.step("readings published and delivered") as say:
             counted = ["--messages", str(options.messages), "--first", str(FIRST_COUNTED), "--acknowledged", str(log)]
             devices = self.start_devices("devices", "--rate", str(options.rate), *counted)
