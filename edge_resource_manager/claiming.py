@@ -1,0 +1,391 @@
+"""Claims: what users of this cluster ask for becomes contracts with the clusters that have it.
+
+Every look at a claim observes (its status, what all providers list, how its bindings stand), then decides and carries
+out one step after the other until nothing is left to do. What is going to be bought is written to the status before it
+is asked for, and every write names the version that it rests on: a manager that is killed at any line, or that is no
+longer the leader, buys nothing twice and forgets nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import structlog
+
+from crds.conditions import Verdict, parse_timestamp, stamp
+from crds.errors import InvalidField
+from crds.kube.client import MERGE_PATCH, Conflict, Kind, Kube, NotFound, Object
+from crds.kube.events import emit
+from crds.kube.queue import WorkQueue
+from crds.kube.watch import Change, Gone, Key, Put
+from crds.models.base import ObjectMeta, validate
+from crds.models.fluidos import NodeIdentity
+from crds.models.sensorclaim import Binding, SensorClaim, SensorClaimSpec, SensorClaimStatus
+from edge_resource_manager.domain.claims import decide, no_identity, not_accepted, verdicts
+from edge_resource_manager.domain.conversion import identity_to_wire
+from edge_resource_manager.domain.identity import parse_identity
+from edge_resource_manager.domain.matching import Candidate, Fails, Need, closest, judge
+from edge_resource_manager.domain.query import to_query
+from edge_resource_manager.look import Look
+from edge_resource_manager.providers import Providers
+from edge_resource_manager.purchasing import Order
+from edge_resource_manager.reasons import ClaimCondition, ClaimReason
+
+log = structlog.get_logger(__name__)
+
+FINALIZER = "edge.fluidos.eu/contracts"
+STATUS_MANAGER = "edge-resource-manager-claims"
+CLOSEST_LIMIT = 200
+MAX_STEPS = 600
+"""More than any look needs: two for each of 256 bindings."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimSettings:
+    """What can be set about claims, in seconds.
+
+    Attributes:
+        request: limit of every request to a provider.
+        look: how often a claim is looked at when nothing seems to happen.
+        provider_grace: how long a provider may be silent before substitutes are wanted.
+        refusal: how long a flavor that was refused is not asked for again.
+        release: how long a deleted claim waits for providers to end its contracts.
+        workers: claims that are worked on at a time.
+    """
+
+    request: float = 2.0
+    look: float = 30.0
+    provider_grace: float = 60.0
+    refusal: float = 30.0
+    release: float = 30.0
+    workers: int = 16
+
+
+@dataclass(slots=True)
+class _Held:
+    """A claim as last seen, and what is remembered about it between looks."""
+
+    meta: ObjectMeta
+    spec: SensorClaimSpec | InvalidField
+    status: SensorClaimStatus
+    refused: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)
+    near: tuple[tuple[Candidate, Fails], ...] = ()
+    near_until: datetime | None = None
+
+    @classmethod
+    def of(cls, obj: Object) -> _Held:
+        """Read an object; whatever is wrong with its spec must not hide its contracts."""
+        try:
+            spec: SensorClaimSpec | InvalidField = validate(SensorClaimSpec, obj.get("spec"), field="spec")
+        except InvalidField as error:
+            spec = error
+        return cls(
+            meta=validate(ObjectMeta, obj["metadata"], field="metadata"),
+            spec=spec,
+            status=validate(SensorClaimStatus, obj.get("status") or {}, field="status"),
+        )
+
+    @property
+    def version(self) -> int:
+        """Of the object; comparable since Kubernetes 1.35, and with etcd ever since."""
+        return int(self.meta.resource_version or 0)
+
+
+class ClaimReconciler:
+    """Feed it with what watches say, and run it.
+
+    Args:
+        kube: the consumer's API server.
+        settings: see there.
+        clock: now, in UTC.
+    """
+
+    def __init__(self, kube: Kube, settings: ClaimSettings, clock: Callable[[], datetime]) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._clock = clock
+        self._claims: dict[Key, _Held] = {}
+        self._identity: NodeIdentity | None = None
+        self.providers = Providers(
+            seconds=settings.request,
+            grace=timedelta(seconds=settings.provider_grace),
+            clock=clock,
+            changed=self._flavor_changed,
+        )
+        self.queue: WorkQueue[Key] = WorkQueue("claims", self.reconcile, workers=settings.workers)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.providers.run())
+            group.create_task(self.queue.run())
+
+    def claim_seen(self, change: Change) -> None:
+        """A SensorClaim appeared, changed or went. Echoes of own writes need no second look."""
+        match change:
+            case Put(key, obj):
+                before = self._claims.get(key)
+                after = self._take(key, obj)
+                if after is None:
+                    return
+                if before is None or _asks_otherwise(before, after):
+                    self.queue.add(key)
+            case Gone(key):
+                self._claims.pop(key, None)
+
+    def known_cluster_seen(self, change: Change) -> None:
+        """A KnownCluster appeared, changed or went."""
+        if self.providers.seen(change):
+            for key in self._claims:
+                self.queue.add(key)
+
+    def identity_seen(self, change: Change) -> None:
+        """The ConfigMap `fluidos-node-identity` appeared, changed or went."""
+        identity = None
+        if isinstance(change, Put):
+            try:
+                identity = parse_identity(change.obj)
+            except InvalidField as error:
+                log.warning("node identity is incomplete", error=str(error))
+        if identity != self._identity:
+            self._identity = identity
+            for key in self._claims:
+                self.queue.add(key)
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Look at one claim; the seconds until it wants another look."""
+        held = self._claims.get(key)
+        if held is None:
+            return None
+        try:
+            if held.meta.deletion_timestamp:
+                return await self._finish(key, held)
+            return await self._look(key, held)
+        except NotFound:
+            return None
+        except Conflict:
+            # Somebody else wrote, or our store is behind: what was decided may be wrong, so decide again.
+            await self._refresh(key)
+            return 0.05
+
+    async def _look(self, key: Key, held: _Held) -> float | None:
+        if isinstance(held.spec, InvalidField):
+            await self._write(key, held.status.bindings, verdicts=not_accepted(str(held.spec)))
+            return None
+        try:
+            need = Need.of(held.spec)
+        except InvalidField as error:
+            await self._write(key, held.status.bindings, verdicts=not_accepted(str(error)))
+            return None
+        if self._identity is None:
+            message = "waits for the ConfigMap fluidos-node-identity, which says who buys"
+            await self._write(key, held.status.bindings, verdicts=no_identity(message))
+            return None
+        await self._ensure_finalizer(key, held)
+        order = Order.of(held.meta, held.spec, buyer=identity_to_wire(self._identity))
+        look = Look(
+            need=need,
+            count=held.spec.count,
+            order=order,
+            bindings=held.status.bindings,
+            refused=self._refusals(held),
+            providers=self.providers,
+            clock=self._clock,
+        )
+        await look.observe(to_query(need=held.spec.sensor, limits=held.spec.limits))
+        for _ in range(MAX_STEPS):
+            plan = decide(look.situation)
+            if plan.settled:
+                break
+            if look.intend(plan):
+                await self._write(key, look.bindings)
+            await look.carry_out(plan)
+        until = self._clock() + timedelta(seconds=self._settings.refusal)
+        held = self._claims.get(key, held)
+        held.refused |= {which: (why, until) for which, why in look.new_refusals.items()}
+        near = await self._near(held, need) if look.lacks(plan) else ()
+        await self._write(key, look.bindings, verdicts=verdicts(look.situation, plan, near=near), bound=plan.bound)
+        await self._tell(held, look.told)
+        return self._next_look(look.bindings)
+
+    async def _finish(self, key: Key, held: _Held) -> float | None:
+        """End all contracts, then let the claim go: in any case when its time is up, for contracts expire too."""
+        if FINALIZER not in held.meta.finalizers:
+            return None
+        order = None
+        if self._identity is not None and not isinstance(held.spec, InvalidField):
+            order = Order.of(held.meta, held.spec, buyer=identity_to_wire(self._identity))
+        left = await Look.release_all(held.status.bindings, order=order, providers=self.providers, clock=self._clock)
+        deleted = parse_timestamp(held.meta.deletion_timestamp or "") or self._clock()
+        if left and self._clock() - deleted < timedelta(seconds=self._settings.release):
+            await self._write(key, tuple(left), bound=len(left))
+            return 1.0
+        if left:
+            which = ", ".join(sorted(f"{binding.flavor} of {binding.provider}" for binding in left))
+            await self._tell(held, [(ClaimReason.CONTRACTS_LEFT, f"could not be ended and will expire: {which}")])
+        finalizers = [each for each in held.meta.finalizers if each != FINALIZER]
+        await self._patch_finalizers(key, finalizers)
+        return None
+
+    async def _near(self, held: _Held, need: Need) -> tuple[tuple[Candidate, Fails], ...]:
+        """The flavors that came closest, among all: asked for once in a while, it is for people."""
+        now = self._clock()
+        if held.near_until is None or held.near_until <= now:
+            answers = await self.providers.ask([("limit", str(CLOSEST_LIMIT))])
+            judged = [(candidate, judge(need, candidate)) for candidate in answers.candidates]
+            held.near = closest((each, outcome) for each, outcome in judged if isinstance(outcome, Fails))
+            held.near_until = now + timedelta(seconds=min(self._settings.look / 3, 10.0))
+        return held.near
+
+    def _refusals(self, held: _Held) -> dict[tuple[str, str], str]:
+        now = self._clock()
+        held.refused = {which: (why, until) for which, (why, until) in held.refused.items() if until > now}
+        return {which: why for which, (why, _) in held.refused.items()}
+
+    def _next_look(self, bindings: tuple[Binding, ...]) -> float:
+        now = self._clock()
+        renewals = (parse_timestamp(binding.renewal_time or "") for binding in bindings)
+        due = min(((moment - now).total_seconds() for moment in renewals if moment), default=self._settings.look)
+        regular = self._settings.look * random.uniform(0.75, 1.25)  # noqa: S311 - jitter, not a secret
+        return max(min(regular, due), 0.5)
+
+    def _flavor_changed(self, provider: str, flavor: str | None) -> None:
+        """Claims that the event may concern: bound to that flavor, or taking whatever comes."""
+        for key, held in self._claims.items():
+            bindings = held.status.bindings
+            if flavor is None:
+                concerned = any(binding.provider == provider for binding in bindings)
+            else:
+                concerned = any(binding.flavor == flavor for binding in bindings)
+                for which in [which for which in held.refused if which[0] == flavor]:
+                    del held.refused[which]
+            if concerned or _wants_more(held):
+                # Devices come in crowds; one look is enough for all that arrive within a blink.
+                self.queue.add_after(key, 0.05)
+
+    def _take(self, key: Key, obj: Object) -> _Held | None:
+        """Put into the store what is newer than what is there."""
+        try:
+            after = _Held.of(obj)
+        except InvalidField as error:
+            log.error("claim not readable", claim="/".join(key), error=str(error))
+            return None
+        before = self._claims.get(key)
+        if before is not None and before.meta.uid == after.meta.uid:
+            if after.version < before.version:
+                return None
+            if after.meta.generation == before.meta.generation:
+                after.refused, after.near, after.near_until = before.refused, before.near, before.near_until
+        self._claims[key] = after
+        return after
+
+    async def _refresh(self, key: Key) -> None:
+        path = Kind.of(SensorClaim.crd).path(namespace=key[0], name=key[1])
+        try:
+            self._take(key, await self._kube.request("GET", path))
+        except NotFound:
+            self._claims.pop(key, None)
+
+    async def _ensure_finalizer(self, key: Key, held: _Held) -> None:
+        if FINALIZER not in held.meta.finalizers:
+            await self._patch_finalizers(key, [*held.meta.finalizers, FINALIZER])
+
+    async def _patch_finalizers(self, key: Key, finalizers: list[str]) -> None:
+        meta = {"finalizers": finalizers, "resourceVersion": self._claims[key].meta.resource_version}
+        answer = await self._kube.patch(
+            SensorClaim, key[1], namespace=key[0], body={"metadata": meta}, manager=STATUS_MANAGER
+        )
+        self._take(key, answer)
+
+    async def _write(
+        self,
+        key: Key,
+        bindings: tuple[Binding, ...],
+        *,
+        verdicts: tuple[Verdict, ...] | None = None,
+        bound: int | None = None,
+    ) -> None:
+        """Write the status, if it differs, onto the version that is in the store.
+
+        Args:
+            key: of the claim.
+            bindings: all of them.
+            verdicts: the conditions; those of before, where a look is not over yet.
+            bound: how many flavors are bound; as before where a look is not over yet.
+
+        Raises:
+            Conflict: the claim is not what it was.
+            NotFound: it is gone.
+        """
+        held = self._claims.get(key)
+        if held is None:
+            return
+        before, generation = held.status, held.meta.generation
+        conditions, observed = before.conditions, before.observed_generation
+        if verdicts is not None:
+            conditions = stamp(verdicts, before=before.conditions, generation=generation, now=self._clock())
+            observed = generation
+        status = SensorClaimStatus(
+            observed_generation=observed,
+            conditions=conditions,
+            bound_count=before.bound_count if bound is None else bound,
+            bindings=tuple(sorted(bindings, key=lambda binding: binding.flavor)),
+        )
+        if status == before:
+            return
+        path = Kind.of(SensorClaim.crd).path(namespace=key[0], name=key[1], subresource="status")
+        body = {"metadata": {"resourceVersion": held.meta.resource_version}, "status": status.dump()}
+        answer = await self._kube.request(
+            "PATCH", path, query={"fieldManager": STATUS_MANAGER}, body=body, content_type=MERGE_PATCH
+        )
+        self._take(key, answer)
+        if verdicts is not None:
+            await self._tell(held, _transitions(before, status))
+
+    async def _tell(self, held: _Held, told: list[tuple[ClaimReason, str]]) -> None:
+        """Events, for `kubectl describe`."""
+        if isinstance(held.spec, InvalidField):
+            return
+        for reason, note in told:
+            await emit(
+                self._kube,
+                SensorClaim(metadata=held.meta, spec=held.spec),
+                kind="Normal" if reason in {ClaimReason.BOUND, ClaimReason.BINDING_RELEASED} else "Warning",
+                reason=reason,
+                action="Bind",
+                note=note,
+                reporter="edge-resource-manager",
+            )
+
+
+def _asks_otherwise(before: _Held, after: _Held) -> bool:
+    """Whether a change is more than an echo of our own writes."""
+
+    def asked(held: _Held) -> tuple[object, ...]:
+        meta = held.meta
+        return meta.uid, meta.generation, meta.deletion_timestamp, FINALIZER in meta.finalizers
+
+    return asked(before) != asked(after)
+
+
+def _wants_more(held: _Held) -> bool:
+    """Whether any flavor that appears may be one for this claim."""
+    if isinstance(held.spec, InvalidField):
+        return False
+    ready = any(each.type == ClaimCondition.READY and each.status == "True" for each in held.status.conditions)
+    return held.spec.count == "All" or not ready
+
+
+def _transitions(before: SensorClaimStatus, after: SensorClaimStatus) -> list[tuple[ClaimReason, str]]:
+    """Conditions whose status changed: Bound in both directions, the others when they turn false."""
+    was = {each.type: each.status for each in before.conditions}
+    return [
+        (ClaimReason(each.reason), each.message)
+        for each in after.conditions
+        if each.status != was.get(each.type)
+        and (each.type == ClaimCondition.BOUND or (each.type == ClaimCondition.ACCEPTED and each.status == "False"))
+    ]

@@ -1,0 +1,242 @@
+"""The clusters that a claim can buy from: KnownClusters, asked all at once, each with its own time limit.
+
+A provider is known by its KnownCluster's name. What it lists is never kept: a claim looks again when something changed,
+and each provider's event stream says when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+import aiohttp
+import structlog
+
+from crds.conditions import parse_timestamp
+from crds.errors import InvalidField
+from crds.kube.queue import backoff
+from crds.kube.watch import Change, Gone, Key, Put
+from crds.models.fluidos import FLUIDOS_NAMESPACE, KnownCluster
+from edge_resource_manager.adapters.rear_client import (
+    Listing,
+    ProviderRefused,
+    ProviderSilent,
+    RearProvider,
+    rear_session,
+)
+from edge_resource_manager.domain import wire
+from edge_resource_manager.domain.matching import Candidate
+
+log = structlog.get_logger(__name__)
+
+EXPIRY_CHECK_SECONDS = 5.0
+UNSERVED_SECONDS = 60.0
+PATIENT_AGAIN = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What all providers said to one question.
+
+    Attributes:
+        asked: how many there are.
+        candidates: the flavors that those who answered list.
+        silent: those who did not answer, and why.
+    """
+
+    asked: int
+    candidates: tuple[Candidate, ...] = ()
+    silent: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Silence:
+    """Since when a provider has not answered, and when it last had its full time to."""
+
+    since: datetime
+    tried: datetime
+
+
+class Providers:
+    """The known clusters.
+
+    Args:
+        seconds: limit of each request.
+        grace: how long a provider may be silent before substitutes are wanted.
+        clock: now, in UTC.
+        changed: called when a provider says that a flavor changed, or with None when anything may have.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float,
+        grace: timedelta,
+        clock: Callable[[], datetime],
+        changed: Callable[[str, str | None], None],
+    ) -> None:
+        self._seconds = seconds
+        self._grace = grace
+        self._clock = clock
+        self._changed = changed
+        self._clusters: dict[Key, KnownCluster] = {}
+        self._silences: dict[str, _Silence] = {}
+        self._wake = asyncio.Event()
+        self._session: aiohttp.ClientSession | None = None
+
+    def seen(self, change: Change) -> bool:
+        """A KnownCluster appeared, changed or went; whether that makes a difference to claims."""
+        before = self.addresses()
+        match change:
+            case Put(key, obj):
+                try:
+                    self._clusters[key] = KnownCluster.parse(obj)
+                except InvalidField as error:
+                    log.warning("known cluster not readable", cluster="/".join(key), error=str(error))
+                    self._clusters.pop(key, None)
+            case Gone(key):
+                self._clusters.pop(key, None)
+        differs = self.addresses() != before
+        if differs:
+            self._wake.set()
+        return differs
+
+    def addresses(self) -> dict[str, str]:
+        """Provider to `host:port`, without those whose announcement expired; one made by hand never does."""
+        now = self._clock()
+        found: dict[str, str] = {}
+        for (namespace, name), cluster in sorted(self._clusters.items()):
+            end = parse_timestamp(cluster.status.expiration_time) if cluster.status else None
+            if (end is None or end > now) and (namespace == FLUIDOS_NAMESPACE or name not in found):
+                found[name] = cluster.spec.address
+        return found
+
+    def at(self, address: str) -> RearProvider:
+        """The provider at an address.
+
+        Raises:
+            ProviderSilent: it is none.
+        """
+        if self._session is None:
+            self._session = rear_session()
+        return RearProvider(self._session, address, seconds=self._seconds)
+
+    def is_lost(self, name: str) -> bool:
+        """Whether a provider that does not answer has been silent for longer than the grace."""
+        now = self._clock()
+        silence = self._silences.setdefault(name, _Silence(since=now, tried=now))
+        return now - silence.since >= self._grace
+
+    async def ask(self, query: Sequence[tuple[str, str]]) -> Answers:
+        """Ask all for their sensors. Takes as long as the slowest one's answer, at most one time limit."""
+        addresses = self.addresses()
+        answers = await asyncio.gather(*(self._ask(name, address, query) for name, address in addresses.items()))
+        silent: dict[str, str] = {}
+        candidates: list[Candidate] = []
+        for name, answer in zip(addresses, answers, strict=True):
+            if isinstance(answer, str):
+                silent[name] = answer
+            else:
+                candidates += answer
+        return Answers(asked=len(addresses), candidates=tuple(candidates), silent=silent)
+
+    async def run(self) -> None:
+        """Listen to every provider's events until cancelled; closes the connections at the end."""
+        listening: dict[tuple[str, str], asyncio.Task[None]] = {}
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    self._wake.clear()
+                    wanted = set(self.addresses().items())
+                    for gone in listening.keys() - wanted:
+                        listening.pop(gone).cancel()
+                    for name, address in wanted - listening.keys():
+                        listening[name, address] = group.create_task(self._listen(name, address))
+                    try:
+                        await asyncio.wait_for(self._wake.wait(), EXPIRY_CHECK_SECONDS)
+                    except TimeoutError:
+                        continue
+        finally:
+            if self._session is not None:
+                await self._session.close()
+                self._session = None
+
+    async def _ask(self, name: str, address: str, query: Sequence[tuple[str, str]]) -> list[Candidate] | str:
+        """Its candidates, or why there are none to be had."""
+        limit, patient = self._patience(name)
+        try:
+            async with asyncio.timeout(limit):
+                provider = self.at(address)
+                try:
+                    listing = await provider.sensors(query)
+                except ProviderRefused:
+                    if not query:
+                        raise
+                    # It does not know a filter: then we filter ourselves.
+                    listing = await provider.sensors(())
+        except (ProviderSilent, ProviderRefused) as error:
+            return self._fell_silent(name, str(error), patient=patient)
+        except TimeoutError:
+            return self._fell_silent(name, f"no answer within {self._seconds:g} s", patient=patient)
+        self._silences.pop(name, None)
+        return _candidates(listing, provider=name, address=address)
+
+    def _patience(self, name: str) -> tuple[float, bool]:
+        """A provider that was silent a moment ago gets a quarter of the time, so that it delays few claims."""
+        silence = self._silences.get(name)
+        patient = silence is None or self._clock() - silence.tried >= PATIENT_AGAIN
+        return (self._seconds if patient else self._seconds / 4), patient
+
+    def _fell_silent(self, name: str, why: str, *, patient: bool) -> str:
+        now = self._clock()
+        silence = self._silences.setdefault(name, _Silence(since=now, tried=now))
+        if patient:
+            silence.tried = now
+        return why
+
+    async def _listen(self, name: str, address: str) -> None:
+        """One provider's events, connected again whenever they end."""
+        failures = 0
+        while True:
+            fresh = True
+            pause = UNSERVED_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
+            try:
+                async for event in self.at(address).events():
+                    if fresh:
+                        # Whatever happened while nobody listened is unknown.
+                        self._changed(name, None)
+                        fresh, failures = False, 0
+                    match event:
+                        case wire.Refresh(flavor=flavor):
+                            self._changed(name, flavor.flavor_id)
+                        case wire.Withdraw(flavor_id=flavor_id):
+                            self._changed(name, flavor_id)
+                        case wire.Heartbeat():
+                            pass
+                pause = backoff(1)
+            except ProviderRefused as error:
+                log.info("no events, will look from time to time", provider=name, error=str(error))
+            except ProviderSilent as error:
+                failures += 1
+                pause = backoff(failures)
+                log.info("events interrupted", provider=name, error=str(error), retry_in=round(pause, 1))
+            if not fresh:
+                self._changed(name, None)
+            await asyncio.sleep(pause)
+
+
+def _candidates(listing: Listing, *, provider: str, address: str) -> list[Candidate]:
+    """Those that can be read; one bad flavor hides none of the others."""
+    found: list[Candidate] = []
+    errors = list(listing.unreadable)
+    for flavor in listing.flavors:
+        try:
+            found.append(Candidate.of(flavor, provider=provider, address=address))
+        except InvalidField as error:
+            errors.append(error)
+    if errors:
+        log.warning("flavors not readable", provider=provider, count=len(errors), first=str(errors[0]))
+    return found
