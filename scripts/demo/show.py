@@ -114,9 +114,9 @@ def _candidate(offer: Offer) -> Candidate:
 
 def _plot(console: Console, story: Story) -> None:
     """One sensor's readings, as they arrived at the first target that has some."""
-    for progress in story.progress:
+    for progress in (each for each in story.progress if each.bound):
+        offer = progress.bound[0]
         for endpoint, received in progress.received.items():
-            offer = progress.bound[0]
             points = [
                 (it.at, it.value)
                 for reading, it in received.arrivals.items()
