@@ -8,13 +8,15 @@ from datetime import UTC, datetime
 import structlog
 
 from crds.errors import InvalidField, Retryable, Terminal
-from crds.kube.client import CONFIG_MAPS, Kube, NotFound
+from crds.kube.client import CONFIG_MAPS, Kube, NotFound, Object
 from crds.kube.manager import Manager, Watched
 from crds.kube.queue import backoff
-from crds.kube.watch import Change, Gone, Put, follow
-from crds.models.fluidos import IDENTITY_CONFIG_MAP, Flavor, NodeIdentity
+from crds.kube.watch import Change, Gone, Put, follow, key_of
+from crds.models.fluidos import IDENTITY_CONFIG_MAP, Flavor, KnownCluster, NodeIdentity
 from crds.models.kubeedge import Device, DeviceStatus
 from crds.models.leafdevice import LeafDevice
+from crds.models.sensorclaim import SensorClaim
+from edge_resource_manager.claiming import ClaimReconciler
 from edge_resource_manager.discovery import DiscoveryReconciler
 from edge_resource_manager.domain.identity import parse_identity
 from edge_resource_manager.settings import EdgeSettings
@@ -24,8 +26,11 @@ log = structlog.get_logger(__name__)
 
 async def build(kube: Kube, settings: EdgeSettings) -> Manager:
     """Kinds and queues of this manager, for the FLUIDOS node that this cluster is."""
-    identity = await read_identity(kube, namespace=settings.namespace)
-    discovery = DiscoveryReconciler(kube, settings.discovery(identity), lambda: datetime.now(UTC))
+    config_map = await read_identity(kube, namespace=settings.namespace)
+    identity = parse_identity(config_map)
+    discovery = DiscoveryReconciler(kube, settings.discovery(identity), clock)
+    claims = ClaimReconciler(kube, settings.claims, clock)
+    claims.identity_seen(Put(key_of(config_map), config_map))
     return Manager(
         watched=(
             Watched("", "nodes", discovery.node_seen, version="v1"),
@@ -33,24 +38,35 @@ async def build(kube: Kube, settings: EdgeSettings) -> Manager:
             Watched(DeviceStatus.crd.group, DeviceStatus.crd.plural, discovery.device_status_seen),
             Watched(LeafDevice.crd.group, LeafDevice.crd.plural, discovery.leaf_seen),
             Watched(Flavor.crd.group, Flavor.crd.plural, discovery.flavor_seen),
+            Watched(SensorClaim.crd.group, SensorClaim.crd.plural, claims.claim_seen),
+            Watched(KnownCluster.crd.group, KnownCluster.crd.plural, claims.known_cluster_seen),
         ),
         work=(
             discovery.run,
+            claims.run,
             lambda: until_renamed(kube, namespace=settings.namespace, identity=identity),
         ),
     )
 
 
-async def read_identity(kube: Kube, *, namespace: str) -> NodeIdentity:
-    """Who this node is; waits for the ConfigMap that says it."""
+def clock() -> datetime:
+    """Now, in UTC."""
+    return datetime.now(UTC)
+
+
+async def read_identity(kube: Kube, *, namespace: str) -> Object:
+    """The ConfigMap that says who this node is; waits until it is there and complete."""
     path, failures = CONFIG_MAPS.path(namespace=namespace, name=IDENTITY_CONFIG_MAP), 0
     while True:
         try:
-            return parse_identity(await kube.request("GET", path))
+            config_map = await kube.request("GET", path)
+            parse_identity(config_map)
         except (NotFound, Retryable, InvalidField) as error:
             failures += 1
             log.warning("no node identity yet", error=str(error))
             await asyncio.sleep(backoff(failures))
+        else:
+            return config_map
 
 
 async def until_renamed(kube: Kube, *, namespace: str, identity: NodeIdentity) -> None:

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from crds.kube.manager import ManagerSettings
 from crds.models.fluidos import Location, NodeIdentity, Price
+from edge_resource_manager.claiming import ClaimSettings
 from edge_resource_manager.discovery import DiscoverySettings
 from edge_resource_manager.domain.flavors import Terms
 from edge_resource_manager.domain.liveness import Graces
@@ -34,6 +35,23 @@ class EdgeSettings(ManagerSettings):
     longitude: str | None = None
     country: str | None = None
     city: str | None = None
+
+    provider_seconds: Annotated[float, Field(gt=0, le=60)] = Field(
+        default=2, description="limit of every request to another cluster"
+    )
+    look_seconds: Annotated[float, Field(ge=1, le=3600)] = Field(
+        default=30, description="how often a claim is looked at when nothing seems to happen"
+    )
+    provider_grace_seconds: Seconds = Field(
+        default=60, description="how long a provider may be silent before substitutes are bought elsewhere"
+    )
+
+    @property
+    def claims(self) -> ClaimSettings:
+        """What claims need of these."""
+        return ClaimSettings(
+            request=self.provider_seconds, look=self.look_seconds, provider_grace=self.provider_grace_seconds
+        )
 
     def discovery(self, identity: NodeIdentity) -> DiscoverySettings:
         """What discovery needs of these, for the node that this is."""
