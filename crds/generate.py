@@ -189,7 +189,7 @@ class _Structural:
         default = _without_nulls(schema.pop("default", None))
         if self._ours and default is not None:
             schema["default"] = default
-        if "properties" in raw:
+        if raw.get("properties"):
             schema["properties"] = {
                 name: self.schema(field, where=f"{where}.{name}") for name, field in raw["properties"].items()
             }

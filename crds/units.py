@@ -187,8 +187,7 @@ def parse_unit(symbol: str, *, field: str, sensor_type: str = "", dimension: Dim
     weights = _GRAVITIES if _ACCELERATIONS.search(sensor_type) else _GRAMS
     unit = _UNITS.get(key) or weights.get(key)
     if unit is None:
-        similar = get_close_matches(key[:16], _UNITS, n=3, cutoff=0.5) or ["ms", "Hz", "mW", "°C", "%", "hPa"]
-        raise InvalidField(field=field, value=symbol, expected=f"a known unit such as {', '.join(similar)}")
+        raise InvalidField(field=field, value=symbol, expected=f"a known unit such as {_suggestions(key, dimension)}")
     if dimension is not None and unit.dimension is not dimension:
         expected = f"a unit of {_word(dimension)}, not of {_word(unit.dimension)}"
         raise InvalidField(field=field, value=symbol, expected=expected)
@@ -232,6 +231,14 @@ def convert(value: Decimal, source: Unit, target: Unit, *, field: str = "value")
         raise InvalidField(field=field, value=f"{value} {source.symbol}", expected=expected)
     exact = (Fraction(value) * source.scale + source.offset - target.offset) / target.scale
     return Decimal(exact.numerator) / Decimal(exact.denominator)
+
+
+def _suggestions(key: str, dimension: Dimension | None) -> str:
+    fitting = [symbol for symbol, unit in _UNITS.items() if symbol and dimension in (None, unit.dimension)]
+    same_letters = [symbol for symbol in fitting if symbol.casefold() == key.casefold()]
+    usual = [symbol for symbol in ("ms", "Hz", "mW", "°C", "%", "hPa") if symbol in fitting]
+    # Bounded: the symbol may be of any length, and comparing is quadratic.
+    return ", ".join(same_letters or get_close_matches(key[:16], fitting, cutoff=0.7) or usual or fitting[:3])
 
 
 def _word(dimension: Dimension) -> str:
