@@ -204,6 +204,7 @@ class Story:
                 consumer = self.consumers[ask.consumer - 1]
                 self.progress.append(ClaimProgress(ask, consumer, applied_at=time.time()))
                 consumer.cluster.apply([ask.document(self._sink.url)])
+                self._all_bound()  # the first may be done before the last is applied
             self.crew.wait(
                 self._all_bound, what="the claims to be bound", limit=READY_LIMIT_SECONDS, known=self._unbound
             )
