@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from crds.models.base import Label, Model, Name, validate
 from crds.models.delivery import Endpoints, PayloadFilter
@@ -33,14 +33,6 @@ class SensorConfiguration(Model):
     endpoints: Endpoints
     filter: PayloadFilter | None = None
     delivery: Literal["AtLeastOnce"] = "AtLeastOnce"
-
-    @model_validator(mode="after")
-    def _distinct_names(self) -> SensorConfiguration:
-        names = [endpoint.name for endpoint in self.endpoints]
-        if len(set(names)) != len(names):
-            msg = "endpoints must not repeat a name"
-            raise ValueError(msg)
-        return self
 
 
 def parse_configuration(data: object, *, field: str = "configuration.data") -> SensorConfiguration:

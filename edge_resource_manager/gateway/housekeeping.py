@@ -82,7 +82,8 @@ class Housekeeper:
     async def _expire(self, records: Records[R]) -> None:
         # Ends that the gateway wrote have one form, which sorts as time does: no need to parse thousands each second.
         now = timestamp(self._clock())
-        for item in [each for each in records.ours() if (each.spec.expiration_time or now) < now]:
+        over = [each for each in records.ours() if each.spec.expiration_time and each.spec.expiration_time <= now]
+        for item in over:
             async with self._sales.lock(flavor_id_of(item)):
                 held = records.get(item.metadata.name)
                 if held is not None and not is_live(held, self._clock()):

@@ -28,6 +28,10 @@ from edge_resource_manager.reasons import LeafCondition
 
 log = structlog.get_logger(__name__)
 
+Slot = tuple[int, Key]
+"""Where an offer comes from: a Flavor goes before a LeafDevice."""
+
+_FLAVOR, _LEAF_DEVICE = 0, 1
 _KEPT_METADATA = ("name", "namespace", "uid", "creationTimestamp", "ownerReferences")
 
 
@@ -56,10 +60,9 @@ class Store:
     def __init__(self, hub: Hub, *, price: Price) -> None:
         self._hub = hub
         self._price = price
-        self._flavors: dict[str, Listed] = {}
-        self._stand_ins: dict[str, Listed] = {}
+        self._offers: dict[str, dict[Slot, Listed]] = {}
         self._leaves: dict[Key, LeafDevice] = {}
-        self._last_seen: dict[Key, str] = {}
+        self._stand_ins: dict[Key, set[str]] = {}
         self.identity: NodeIdentity | None = None
         self.transactions: Records[Transaction] = Records(
             Transaction, place=lambda item: (flavor_id_of(item), item.metadata.name)
@@ -68,14 +71,15 @@ class Store:
 
     def listed(self, *types: wire.TypeName) -> Iterator[Listed]:
         """What is available of these types, by flavor ID."""
-        for flavor_id in sorted({*self._flavors, *self._stand_ins}):
+        for flavor_id in sorted(self._offers):
             listed = self.find(flavor_id)
             if listed is not None and listed.available and listed.type in types:
                 yield listed
 
     def find(self, flavor_id: str) -> Listed | None:
-        """A flavor, available or not."""
-        return self._flavors.get(flavor_id) or self._stand_ins.get(flavor_id)
+        """A flavor, available or not. Of several that have one name, which sensors' never have, always the same."""
+        slots = self._offers.get(flavor_id)
+        return slots[min(slots)] if slots else None
 
     def offer(self, flavor_id: str) -> Offer | None:
         """A sensor flavor to be sold."""
@@ -88,13 +92,14 @@ class Store:
 
     def body(self, listed: Listed) -> dict[str, Any]:
         """A flavor's JSON. Its timestamp is when its device was last heard of, which no event tells of."""
-        seen = self._last_seen.get(listed.leaf) if listed.leaf else None
+        leaf = self._leaves.get(listed.leaf) if listed.leaf else None
+        seen = leaf.status.last_seen_time if leaf and leaf.status else None
         return {**listed.body, "timestamp": seen} if seen else listed.body
 
     def sizes(self) -> dict[str, int]:
         """Objects by kind, for metrics."""
         return {
-            "Flavor": len(self._flavors),
+            "Flavor": len(self._offers),
             "LeafDevice": len(self._leaves),
             "Transaction": len(self.transactions),
             "Contract": len(self.contracts),
@@ -102,21 +107,13 @@ class Store:
 
     def flavor_seen(self, change: Change) -> None:
         """A Flavor is there, or gone."""
-        name = change.key[1]
-        held = self._flavors.get(name)
-        if held is not None and held.key != change.key:
-            # Flavors are asked for by name alone. Names of sensors are unique by construction; the first one stays.
-            log.warning("another flavor has this name", key=change.key, offered=held.key)
-            return
-        before = self.find(name)
         listed = None
         if isinstance(change, Put):
             try:
                 listed = _from_flavor(change.obj)
             except InvalidField as error:
                 log.warning("flavor is not offered", key=change.key, error=str(error))
-        _set(self._flavors, name, listed)
-        self._tell(name, before)
+        self._set(change.key[1], (_FLAVOR, change.key), listed)
 
     def leaf_seen(self, change: Change) -> None:
         """A LeafDevice is there, or gone."""
@@ -126,9 +123,10 @@ class Store:
                 leaf = LeafDevice.parse(change.obj)
             except InvalidField as error:
                 log.warning("leaf device is ignored", key=change.key, error=str(error))
-        _set(self._leaves, change.key, leaf)
-        seen = leaf.status.last_seen_time if leaf and leaf.status else None
-        _set(self._last_seen, change.key, seen)
+        if leaf is None:
+            self._leaves.pop(change.key, None)
+        else:
+            self._leaves[change.key] = leaf
         self._stand_in(change.key, leaf)
 
     def identity_seen(self, change: Change) -> None:
@@ -151,13 +149,28 @@ class Store:
             terms = flavors.Terms(identity=self.identity, price=self._price)
             available = flavors.is_available(leaf)
             for sensor in leaf.spec.sensors:
-                flavor = flavors.flavor_of(leaf, sensor, terms=terms, available=available)
-                offered[flavor.metadata.name] = _listed(flavor, flavor.dump()["metadata"])
-        gone = [name for name, listed in self._stand_ins.items() if listed.leaf == key and name not in offered]
-        for name, listed in [*offered.items(), *((name, None) for name in gone)]:
-            before = self.find(name)
-            _set(self._stand_ins, name, listed)
-            self._tell(name, before)
+                try:
+                    flavor = flavors.flavor_of(leaf, sensor, terms=terms, available=available)
+                    offered[flavor.metadata.name] = _listed(flavor, flavor.dump()["metadata"])
+                except InvalidField as error:
+                    log.warning("sensor is not offered", key=key, sensor=sensor.uid, error=str(error))
+        slot = (_LEAF_DEVICE, key)
+        for name in self._stand_ins.pop(key, set()) - offered.keys():
+            self._set(name, slot, None)
+        for name, listed in offered.items():
+            self._set(name, slot, listed)
+            self._stand_ins.setdefault(key, set()).add(name)
+
+    def _set(self, flavor_id: str, slot: Slot, listed: Listed | None) -> None:
+        """Put one object's idea of a flavor, or take it away, and tell what buyers see of it."""
+        before = self.find(flavor_id)
+        slots = self._offers.setdefault(flavor_id, {})
+        slots.pop(slot, None)
+        if listed is not None:
+            slots[slot] = listed
+        if not slots:
+            del self._offers[flavor_id]
+        self._tell(flavor_id, before)
 
     def _tell(self, flavor_id: str, before: Listed | None) -> None:
         """The event of one difference, if a buyer of sensors can see it."""
@@ -172,13 +185,6 @@ class Store:
 
     def _publish(self, flavor_id: str, event: dict[str, Any]) -> None:
         self._hub.publish(flavor_id, orjson.dumps(event) + b"\n")
-
-
-def _set(holder: dict[Any, Any], key: object, value: object | None) -> None:
-    if value is None:
-        holder.pop(key, None)
-    else:
-        holder[key] = value
 
 
 def _from_flavor(obj: dict[str, Any]) -> Listed:
