@@ -6,11 +6,10 @@ from typing import Any, Literal
 
 import pytest
 
-from crds.generate import KINDS, MANIFESTS, UnsupportedSchemaError, Versions, main, manifest, texts
+from crds.generate import KINDS, UnsupportedSchemaError, Versions, main, manifest, texts
 from crds.models.base import Crd, Model, Resource
 from scripts.testbed.api import load
 from scripts.testbed.cluster import Cluster
-from scripts.testbed.controlplane import ControlPlanes
 
 Schema = dict[str, Any]
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -143,17 +142,6 @@ def test_the_api_server_keeps_every_word_of_the_schemas(cluster: Cluster, folder
         assert "NonStructuralSchema" not in conditions
         for ours, theirs in zip(wanted["spec"]["versions"], kept["spec"]["versions"], strict=True):
             assert theirs["schema"] == ours["schema"]
-
-
-@pytest.mark.control_plane
-def test_the_older_kubeedge_installs_alone(control_planes: ControlPlanes) -> None:
-    cluster = control_planes.start_cluster("kubeedge-v1alpha2", controllers=False)
-    try:
-        cluster.apply(MANIFESTS / "kubeedge-v1alpha2")
-        kinds = cluster.api.request("GET", "/apis/devices.kubeedge.io/v1alpha2")["resources"]
-        assert {each["name"] for each in kinds} == {"devices", "devicemodels"}
-    finally:
-        cluster.stop()
 
 
 @pytest.mark.control_plane
