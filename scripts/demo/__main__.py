@@ -56,6 +56,9 @@ def main() -> int:
     try:
         with exit_on_signals():
             return _demo(options, report_file=report_file, keep=arguments.keep)
+    except FAILURES as error:  # of a demo that was left running
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -27,11 +27,13 @@ class Crew:
     """Modules of this project, run as children until `stop`.
 
     Args:
-        logs: folder of their logs, made when absent.
+        directory: gets a folder for their logs and one for their temporary files, which a killed one leaves behind.
     """
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    def __init__(self, directory: Path) -> None:
+        self._logs = directory / "logs"
+        self._temporary = directory / "tmp"
+        self._temporary.mkdir()
         self._children: list[Child] = []
         self._probes: dict[str, str] = {}
 
@@ -48,6 +50,7 @@ class Crew:
     def launch(self, name: str, module: str, *arguments: str | Path) -> Child:
         """Start one that may end; whoever calls sees to it."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("FLUIDOS_EDGE_")}
+        environment["TMPDIR"] = str(self._temporary)
         return Child(
             name=name,
             command=[sys.executable, "-m", module, *arguments],

@@ -89,7 +89,7 @@ class Story:
         self._directory = directory
         self._stack = stack
         self._sink = SinkClient(free_port())
-        self.crew = Crew(directory / "logs")
+        self.crew = Crew(directory)
 
     def tell(self) -> None:
         """All steps.
