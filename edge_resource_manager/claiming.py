@@ -16,6 +16,7 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from crds.columns import summary
 from crds.conditions import Verdict, parse_timestamp, stamp
 from crds.errors import InvalidField
 from crds.kube.client import MERGE_PATCH, Conflict, Kind, Kube, NotFound, Object
@@ -333,6 +334,7 @@ class ClaimReconciler:
             observed_generation=observed,
             conditions=conditions,
             bound_count=before.bound_count if bound is None else bound,
+            providers=summary(sorted(binding.provider for binding in bindings)),
             bindings=tuple(sorted(bindings, key=lambda binding: binding.flavor)),
         )
         if status == before:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import structlog
 
+from crds.columns import summary
 from crds.conditions import stamp
 from crds.egress import EgressPolicy
 from crds.errors import InvalidField
@@ -17,7 +18,7 @@ from crds.kube.queue import WorkQueue
 from crds.kube.watch import Change, Gone, Key, Put
 from crds.models.dataroute import DataRoute, DataRouteStatus
 from crds.models.fluidos import Contract, Flavor
-from router_manager.domain.routes import NotRouted, Offered, concerns, offered, resolve, route_of, summary
+from router_manager.domain.routes import NotRouted, Offered, concerns, offered, resolve, route_of
 from router_manager.reasons import Reason
 
 log = structlog.get_logger(__name__)

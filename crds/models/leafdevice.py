@@ -136,6 +136,8 @@ class LeafDeviceStatus(Model):
     observed_generation: Natural | None = None
     conditions: Conditions = ()
     last_seen_time: Timestamp | None = None
+    sensor_models: Annotated[str, Field(max_length=1024)] = ""
+    """For people: a printer column shows of a list its first element alone."""
     offers: Annotated[
         tuple[Offer, ...],
         Field(max_length=MAX_SENSORS),
@@ -156,7 +158,7 @@ class LeafDevice(Resource):
         columns=(
             Column("Node", ".spec.nodeName"),
             Column("Board", ".spec.board.name"),
-            Column("Sensors", ".spec.sensors[*].model"),
+            Column("Sensors", ".status.sensorModels"),
             Column("Online", '.status.conditions[?(@.type=="Online")].status'),
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
             Column("Age", ".metadata.creationTimestamp", "date"),

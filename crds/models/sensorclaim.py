@@ -161,6 +161,8 @@ class SensorClaimStatus(Model):
     observed_generation: Count | None = None
     conditions: Conditions = ()
     bound_count: Count = 0
+    providers: Annotated[str, Field(max_length=1024)] = ""
+    """For people: a printer column shows of a list its first element alone."""
     bindings: Annotated[
         tuple[Binding, ...],
         Field(max_length=MAX_BINDINGS),
@@ -183,10 +185,9 @@ class SensorClaim(Resource):
             Column("Count", ".spec.count"),
             Column("Bound", ".status.boundCount", "integer"),
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
-            Column("Provider", ".status.bindings[*].provider"),
+            Column("Providers", ".status.providers"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
-            Column("Flavors", ".status.bindings[*].flavor", priority=1),
             Column(
                 "Latency",
                 ".status.bindings[*].latencyMicroseconds",

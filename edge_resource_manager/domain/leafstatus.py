@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from crds.columns import summary
 from crds.conditions import Verdict, parse_timestamp, stamp, timestamp
 from crds.errors import InvalidField
 from crds.models.base import Condition
@@ -49,6 +50,7 @@ def verdicts(
 def status_of(
     conditions: Sequence[Verdict],
     *,
+    models: Sequence[str],
     offers: Sequence[Offer],
     seen: datetime | None,
     generation: int | None,
@@ -60,6 +62,7 @@ def status_of(
         observed_generation=generation,
         conditions=stamp(conditions, before=before.conditions, generation=generation, now=now),
         last_seen_time=_last_seen(before.last_seen_time, seen),
+        sensor_models=summary(models),
         offers=tuple(sorted(offers, key=lambda offer: offer.sensor)),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -20,7 +20,6 @@ from router_manager.reasons import Reason
 CONTRACT_LABEL = "edge.fluidos.eu/contract"
 BUYER_LABEL = "edge.fluidos.eu/buyer"
 MAX_SOURCES = 1024
-MAX_SUMMARY = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +135,6 @@ def concerns(route: DataRoute, flavor: str) -> bool:
     """Whether a change of this flavor may change the route."""
     names = route.spec.source.flavors
     return names is None or flavor in names
-
-
-def summary(names: Iterable[str]) -> str:
-    """A list for people: each name once, in order, cut where a column would burst."""
-    shown = ", ".join(dict.fromkeys(names))
-    return shown if len(shown) <= MAX_SUMMARY else shown[: MAX_SUMMARY - 3] + "..."
 
 
 def _not_ready(reason: Reason, message: str) -> Verdict:

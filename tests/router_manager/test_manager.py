@@ -28,7 +28,7 @@ def manager(cluster: Cluster, tmp_path: Path) -> Iterator[Child]:
     with start(cluster, tmp_path) as child:
         yield child
         assert "Traceback" not in child.tail()
-        assert "403" not in child.log.read_text()
+        assert ": 403 " not in child.log.read_text()
 
 
 @pytest.fixture

@@ -101,6 +101,7 @@ def test_the_message_names_every_bad_entry_within_bounds() -> None:
 def observed(seen: datetime | None, before: LeafDeviceStatus, online: Verdict = ONLINE) -> LeafDeviceStatus:
     return status_of(
         verdicts(online=online, sensors=1, errors=(), refusals={}),
+        models=["hts221"],
         offers=[Offer(sensor="s", flavor="f")],
         seen=seen,
         generation=1,
