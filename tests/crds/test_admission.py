@@ -153,3 +153,22 @@ def test_limits_that_nothing_satisfies_are_refused_at_admission(cluster: Cluster
     spec = {"limits": limits, "endpoints": ROUTE["targets"]}
     assert isinstance(stored(cluster, SensorClaim, spec), str)
     assert isinstance(parsed(SensorClaim, spec), str)
+
+
+@pytest.mark.parametrize(
+    "bound",
+    [
+        {"atLeast": 16000, "atMost": 16000},
+        {"greaterThan": 15999, "atMost": 16000},
+        {"atLeast": 15999, "lessThan": 16000},
+        {"greaterThan": 15998, "lessThan": 16000},
+        {"lessThan": 1},
+        {"atMost": 0},
+        {"greaterThan": 0},
+    ],
+    ids=str,
+)
+def test_limits_that_one_value_satisfies_are_accepted(cluster: Cluster, bound: dict[str, int]) -> None:
+    spec = {"limits": {"latencyMicroseconds": bound}, "endpoints": ROUTE["targets"]}
+    assert_same(cluster, SensorClaim, spec)
+    assert isinstance(parsed(SensorClaim, spec), SensorClaim)
