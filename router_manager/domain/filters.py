@@ -71,38 +71,44 @@ class Filter:
         Returns:
             The state for the next record of the topic, and why this one is dropped (None: it passes).
         """
-        candidate = state.passed
-        if self.threshold is not None:
-            value = _decimal(record, self.threshold)
-            if value is None:
-                return state, Drop.UNREADABLE
-            outside = (self.above is not None and value > self.above) or (self.below is not None and value < self.below)
-            if not outside:
-                return state, Drop.THRESHOLD
+        passed = state.passed
+        if self.threshold is not None and (drop := self._inside(record, self.threshold)):
+            return state, drop
         if self.deadband is not None:
-            candidate = _decimal(record, self.deadband)
-            if candidate is None:
+            passed = _decimal(record, self.deadband)
+            if passed is None:
                 return state, Drop.UNREADABLE
-            if state.passed is not None and abs(candidate - state.passed) < self.change:
+            if state.passed is not None and abs(passed - state.passed) < self.change:
                 return state, Drop.DEADBAND
-        seen = state.seen
         if self.every_nth is not None:
-            seen = (seen + 1) % self.every_nth
-            if state.seen != 0:
-                return state._replace(seen=seen), Drop.EVERY_NTH
-        tokens, refilled_ns = state.tokens, state.refilled_ns
+            first = state.seen == 0
+            state = state._replace(seen=(state.seen + 1) % self.every_nth)
+            if not first:
+                return state, Drop.EVERY_NTH
         if self.max_per_second is not None:
-            full = self.max_per_second * _TOKEN
-            if tokens is None:
-                tokens = full
-            # A clock that was set back refills nothing; it must not take tokens away either.
-            elapsed = max(0, record.ingested_ns - refilled_ns)
-            tokens = min(full, tokens + elapsed * self.max_per_second)
-            refilled_ns = record.ingested_ns
+            tokens = self._tokens(state, record, self.max_per_second)
             if tokens < _TOKEN:
-                return state._replace(seen=seen, tokens=tokens, refilled_ns=refilled_ns), Drop.RATE
-            tokens -= _TOKEN
-        return FilterState(candidate, seen, tokens, refilled_ns), None
+                return state._replace(tokens=tokens, refilled_ns=record.ingested_ns), Drop.RATE
+            state = state._replace(tokens=tokens - _TOKEN, refilled_ns=record.ingested_ns)
+        return state._replace(passed=passed), None
+
+    def _inside(self, record: Record, pointer: Pointer) -> Drop | None:
+        value = _decimal(record, pointer)
+        if value is None:
+            return Drop.UNREADABLE
+        above = self.above is not None and value > self.above
+        below = self.below is not None and value < self.below
+        return None if above or below else Drop.THRESHOLD
+
+    @staticmethod
+    def _tokens(state: FilterState, record: Record, rate: int) -> int:
+        """The bucket as it is when the record comes: full at first, and never above a second's worth."""
+        full = rate * _TOKEN
+        if state.tokens is None:
+            return full
+        # A clock that was set back refills nothing; it must not take tokens away either.
+        elapsed_ns = max(0, record.ingested_ns - state.refilled_ns)
+        return min(full, state.tokens + elapsed_ns * rate)
 
 
 def _decimal(record: Record, pointer: Pointer) -> Decimal | None:

@@ -75,12 +75,8 @@ class Way:
     route: RouteName
     target: Endpoint
     feeds: Mapping[str, Feed]
+    sources: Mapping[str, ResolvedSource]
     filter: Filter | None
-
-    @property
-    def sources(self) -> dict[str, ResolvedSource]:
-        """By topic."""
-        return {topic: feed.source for topic, feed in self.feeds.items()}
 
 
 def route_of_node(obj: DataRoute, *, node: str) -> Route | None:
@@ -113,10 +109,15 @@ def ways(table: Table) -> dict[LaneKey, Way]:
     found = {}
     for route in table.routes:
         feeds = _feeds(route, table.since.get(route.uid, {}))
+        sources = {topic: feed.source for topic, feed in feeds.items()}
         compiled = None if route.filter is None else Filter.compile(route.filter)
         for target in route.targets:
             found[LaneKey(route.uid, target.name)] = Way(
-                route=RouteName(route.namespace, route.name), target=target, feeds=feeds, filter=compiled
+                route=RouteName(route.namespace, route.name),
+                target=target,
+                feeds=feeds,
+                sources=sources,
+                filter=compiled,
             )
     return found
 

@@ -50,7 +50,7 @@ class Latencies:
         """The sum, independent of its parts."""
         counts = Counter[int]()
         for one in several:
-            counts.update(one._counts)
+            counts.update(one._counts)  # noqa: SLF001 - of its own class
         return cls(counts)
 
 

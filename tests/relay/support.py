@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,7 +59,7 @@ class Target:
 
 
 @asynccontextmanager
-async def serving(target: Target):
+async def serving(target: Target) -> AsyncIterator[Target]:
     app = web.Application(client_max_size=64 << 20)
     app.router.add_post("/{path:.*}", target.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -74,13 +74,17 @@ async def serving(target: Target):
 
 def status(code: int, **headers: str) -> Answer:
     async def answer(_: web.Request) -> web.Response:
-        return web.Response(status=code, text=f"said {code}", headers={k.replace("_", "-"): v for k, v in headers.items()})
+        return web.Response(
+            status=code, text=f"said {code}", headers={k.replace("_", "-"): v for k, v in headers.items()}
+        )
 
     return answer
 
 
 def source(topic: str = "a/b", *, flavor: str = "flavor-1", **values: str) -> ResolvedSource:
-    return ResolvedSource(**{"flavor": flavor, "device": "device-1", "sensor": "t1", "node": "edge-1", "topic": topic, **values})
+    return ResolvedSource(
+        **{"flavor": flavor, "device": "device-1", "sensor": "t1", "node": "edge-1", "topic": topic, **values}
+    )
 
 
 def endpoint(target: Target | str, name: str = "target", **values: Any) -> Endpoint:
@@ -88,31 +92,33 @@ def endpoint(target: Target | str, name: str = "target", **values: Any) -> Endpo
 
 
 def route(
-    *targets: Endpoint, topics: Iterable[str] = ("a/b",), uid: str = "route-1", filter: PayloadFilter | None = None
+    *targets: Endpoint, topics: Iterable[str] = ("a/b",), uid: str = "route-1", passing: PayloadFilter | None = None
 ) -> Route:
     sources = tuple(source(topic, flavor=f"flavor-{index}") for index, topic in enumerate(topics))
-    return Route(uid=uid, namespace="test", name=uid, sources=sources, targets=targets, filter=filter)
+    return Route(uid=uid, namespace="test", name=uid, sources=sources, targets=targets, filter=passing)
 
 
 def table(*routes: Route) -> Table:
     return Table(routes=routes)
 
 
-def record(id: int, payload: bytes = b'{"v":1}', *, topic: str = "a/b", at_ns: int | None = None) -> Record:
-    return Record(id, id if at_ns is None else at_ns, topic, payload)
+def record(number: int, payload: bytes = b'{"v":1}', *, topic: str = "a/b", at_ns: int | None = None) -> Record:
+    return Record(number, number if at_ns is None else at_ns, topic, payload)
 
 
 async def until(condition: Callable[[], object], *, what: str = "condition", limit: float = LIMIT_SECONDS) -> None:
     try:
         async with asyncio.timeout(limit):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - what is waited for is of other processes, too
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"{what} did not come true in {limit} s") from None
 
 
 @asynccontextmanager
-async def relay(state: Path, port: int, *, sender: Sender | None = None, version: Version = Version.V5, **bounds: Any):
+async def relay(
+    state: Path, port: int, *, sender: Sender | None = None, version: Version = Version.V5, **bounds: Any
+) -> AsyncIterator[Relay]:
     settings = SessionSettings(host="127.0.0.1", port=port, client_id="relay-under-test", version=version)
     sender = sender or HttpSender(LOOPBACK, timeout_seconds=2.0)
     async with Relay(state=state, session=settings, sender=sender, bounds=Bounds(**bounds)) as running:

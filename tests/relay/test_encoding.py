@@ -24,18 +24,18 @@ def body(*payloads: bytes, encoding: Any = "JSONArray", envelope: bool = False) 
     return encode(records, encoding=encoding, envelope=envelope, sources=SOURCES).body
 
 
-def test_json_goes_through_byte_for_byte():
+def test_json_goes_through_byte_for_byte() -> None:
     assert body(b'{"v": 1.10}', b"[ 2 ]") == b'[{"v": 1.10},[ 2 ]]'
     assert body(b'{"v": 1.10}', b"2", encoding="NDJSON") == b'{"v": 1.10}\n2\n'
 
 
-def test_ndjson_has_a_line_a_reading_however_it_was_printed():
+def test_ndjson_has_a_line_a_reading_however_it_was_printed() -> None:
     assert body(b'{\r\n "v": 1\n}', b"2", encoding="NDJSON").splitlines() == [b'{   "v": 1 }', b"2"]
 
 
 @pytest.mark.parametrize("payload", [b"", b"\xff\x00", b"1,2", b'{"v":NaN}', b"hello"])
 @pytest.mark.parametrize("encoding", ["JSONArray", "NDJSON"])
-def test_what_is_not_json_is_wrapped_and_counted(payload: bytes, encoding: Any):
+def test_what_is_not_json_is_wrapped_and_counted(payload: bytes, encoding: Any) -> None:
     encoded = encode([record(5, payload, at_ns=1_000_000_001)], encoding=encoding, envelope=False, sources=SOURCES)
     value = orjson.loads(encoded.body)
     wrapped = value[0] if encoding == "JSONArray" else value
@@ -45,7 +45,7 @@ def test_what_is_not_json_is_wrapped_and_counted(payload: bytes, encoding: Any):
     assert encoded.wrapped == 1
 
 
-def test_an_envelope_says_where_the_reading_comes_from():
+def test_an_envelope_says_where_the_reading_comes_from() -> None:
     (value,) = orjson.loads(body(b'{"v": 1.10}', envelope=True))
     assert value == {
         "flavor": "flavor-1",
@@ -59,7 +59,7 @@ def test_an_envelope_says_where_the_reading_comes_from():
 
 @given(st.lists(st.binary(max_size=20) | st.from_regex(rb'\A\{"v":[0-9]{1,3}\}\Z'), min_size=1, max_size=10))
 @settings(max_examples=100)
-def test_any_payloads_make_one_array_of_as_many_elements(payloads: list[bytes]):
+def test_any_payloads_make_one_array_of_as_many_elements(payloads: list[bytes]) -> None:
     assert len(orjson.loads(body(*payloads))) == len(payloads)
     assert len(body(*payloads, encoding="NDJSON").splitlines()) == len(payloads)
 
@@ -68,7 +68,7 @@ def lines(*payloads: bytes) -> list[str]:
     return body(*payloads, encoding="InfluxLine").decode().splitlines()
 
 
-def test_a_line_has_measurement_tags_fields_and_the_readings_own_time():
+def test_a_line_has_measurement_tags_fields_and_the_readings_own_time() -> None:
     (line,) = lines(b'{"v":21.5,"ok":true,"label":"a \\"b\\" \\\\ c","n":3,"sentAt":"2026-11-21T10:00:00Z"}')
     assert line == (
         "BME\\ 280\\,x,device=dev-1,provider=prov\\=1,sensor=t\\,1,unit=°C "
@@ -90,18 +90,18 @@ def test_a_line_has_measurement_tags_fields_and_the_readings_own_time():
         (b"-5", 1),
     ],
 )
-def test_the_time_is_understood_in_every_unit_or_that_of_arrival(sent_at: bytes, expected: int):
+def test_the_time_is_understood_in_every_unit_or_that_of_arrival(sent_at: bytes, expected: int) -> None:
     (line,) = lines(b'{"v":1,"sentAt":%s}' % sent_at)
     assert int(line.rpartition(" ")[2]) == expected
 
 
-def test_nested_members_are_flattened_one_level():
+def test_nested_members_are_flattened_one_level() -> None:
     (line,) = lines(b'{"wind":{"speed":3,"gust":{"max":9}},"list":[1]}')
     assert line.split(" ")[-2] == "wind_speed=3"
 
 
 @pytest.mark.parametrize("payload", [b"hello", b"{}", b"[1]", b'{"list":[1]}', b"null"])
-def test_what_has_no_field_is_handed_back_with_the_reason(payload: bytes):
+def test_what_has_no_field_is_handed_back_with_the_reason(payload: bytes) -> None:
     good, bad = record(1, b'{"v":1}'), record(2, payload)
     encoded = encode([good, bad], encoding="InfluxLine", envelope=False, sources=SOURCES)
     assert encoded.body.count(b"\n") == 1
@@ -115,7 +115,9 @@ FIELD = re.compile(r'((?:\\.|[^\\=, ])+)=("(?:\\.|[^"\\])*"|[^", ]+)(?:,|$)')
 
 @given(
     st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).filter(lambda key: "\\" not in key),
+        st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8).filter(
+            lambda key: "\\" not in key
+        ),
         st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
         | st.booleans()
         | st.integers(-(2**53), 2**53)
@@ -125,21 +127,21 @@ FIELD = re.compile(r'((?:\\.|[^\\=, ])+)=("(?:\\.|[^"\\])*"|[^", ]+)(?:,|$)')
     ).filter(lambda value: "sentAt" not in value)
 )
 @settings(max_examples=200)
-def test_every_field_can_be_read_back(fields: dict[str, Any]):
+def test_every_field_can_be_read_back(fields: dict[str, Any]) -> None:
     text = body(orjson.dumps(fields), encoding="InfluxLine").decode()
     head = "BME\\ 280\\,x,device=dev-1,provider=prov\\=1,sensor=t\\,1,unit=°C "
     assert text.startswith(head)
     assert text.endswith(" 1\n")
-    read = {}
+    read: dict[str, Any] = {}
     for name, value in FIELD.findall(text[len(head) : -3]):
         key = re.sub(r"\\(.)", r"\1", name)
         if value.startswith('"'):
             read[key] = re.sub(r'\\(["\\])', r"\1", value[1:-1])
         else:
-            read[key] = {"true": True, "false": False}.get(value, None) if value in ("true", "false") else float(value)
+            read[key] = {"true": True, "false": False}.get(value) if value in ("true", "false") else float(value)
     assert read == {key: float(v) if type(v) in (int, float) else v for key, v in fields.items()}
 
 
-def test_numbers_beyond_int64_are_written_as_floats():
+def test_numbers_beyond_int64_are_written_as_floats() -> None:
     (line,) = lines(b'{"v":9999999999999999999}')
     assert "v=1e+19 " in line

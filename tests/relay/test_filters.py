@@ -1,5 +1,6 @@
 """What a route's filter lets through."""
 
+import itertools
 from decimal import Decimal
 
 import orjson
@@ -27,7 +28,7 @@ def readings(*values: object) -> list[Record]:
     return [record(number + 1, orjson.dumps({"v": value})) for number, value in enumerate(values)]
 
 
-def test_threshold_passes_only_values_outside_the_band():
+def test_threshold_passes_only_values_outside_the_band() -> None:
     spec = PayloadFilter(threshold=Threshold(field="/v", above="20.0", below="-5"))
     assert run(spec, readings(20, 20.001, -5, -5.5, 0)) == [
         Drop.THRESHOLD,
@@ -38,37 +39,39 @@ def test_threshold_passes_only_values_outside_the_band():
     ]
 
 
-def test_decimals_are_compared_as_they_are_written():
+def test_decimals_are_compared_as_they_are_written() -> None:
     spec = PayloadFilter(deadband=Deadband(field="/v", change="0.2"))
     assert run(spec, readings(0.1, 0.3, 0.4)) == [None, None, Drop.DEADBAND]
 
 
-def test_deadband_measures_from_the_last_value_that_passed_everything():
+def test_deadband_measures_from_the_last_value_that_passed_everything() -> None:
     spec = PayloadFilter(deadband=Deadband(field="/v", change="1"), every_nth=2)
     # 1 passes; 2 differs but is the second; 3 differs from 1 and is the third.
     assert run(spec, readings(1, 2, 1.5, 3)) == [None, Drop.EVERY_NTH, Drop.DEADBAND, None]
 
 
-@pytest.mark.parametrize("payload", [b"", b"not json", b"[]", b'{"v":"20"}', b'{"v":true}', b'{"v":null}', b'{"v":NaN}'])
-def test_a_payload_without_the_number_is_unreadable(payload: bytes):
+@pytest.mark.parametrize(
+    "payload", [b"", b"not json", b"[]", b'{"v":"20"}', b'{"v":true}', b'{"v":null}', b'{"v":NaN}']
+)
+def test_a_payload_without_the_number_is_unreadable(payload: bytes) -> None:
     spec = PayloadFilter(threshold=Threshold(field="/v", above="0"))
     assert run(spec, [record(1, payload)]) == [Drop.UNREADABLE]
 
 
-def test_filters_that_need_no_value_pass_what_is_not_json():
+def test_filters_that_need_no_value_pass_what_is_not_json() -> None:
     assert run(PayloadFilter(every_nth=1, max_per_second=1), [record(1, b"\xff")]) == [None]
 
 
 @given(n=st.integers(1, 50), count=st.integers(0, 200))
 @settings(max_examples=50)
-def test_every_nth_passes_the_first_and_each_nth_after_it(n: int, count: int):
+def test_every_nth_passes_the_first_and_each_nth_after_it(n: int, count: int) -> None:
     verdicts = run(PayloadFilter(every_nth=n), [record(number) for number in range(count)])
     assert [number for number, drop in enumerate(verdicts) if drop is None] == list(range(0, count, n))
 
 
 @given(rate=st.integers(1, 20), gaps=st.lists(st.integers(-SECOND // 10, SECOND), max_size=100))
 @settings(max_examples=100)
-def test_at_most_a_bucket_and_the_rate_pass_in_any_time(rate: int, gaps: list[int]):
+def test_at_most_a_bucket_and_the_rate_pass_in_any_time(rate: int, gaps: list[int]) -> None:
     at, records, clock = 10 * SECOND, [], 0
     for number, gap in enumerate(gaps):
         at += gap
@@ -79,7 +82,7 @@ def test_at_most_a_bucket_and_the_rate_pass_in_any_time(rate: int, gaps: list[in
     assert passed >= min(len(records), rate)
 
 
-def test_a_bucket_fills_again_with_time():
+def test_a_bucket_fills_again_with_time() -> None:
     times = [0, 1, 2, SECOND // 2, SECOND // 2 + 1, 2 * SECOND]
     verdicts = run(PayloadFilter(max_per_second=2), [record(n, at_ns=at) for n, at in enumerate(times)])
     assert verdicts == [None, None, Drop.RATE, None, Drop.RATE, None]
@@ -87,20 +90,20 @@ def test_a_bucket_fills_again_with_time():
 
 @given(st.lists(st.decimals(-1000, 1000, places=3), max_size=60), st.decimals("0.001", 100, places=3))
 @settings(max_examples=50)
-def test_values_that_pass_a_deadband_differ_by_at_least_the_change(values: list[Decimal], change: Decimal):
+def test_values_that_pass_a_deadband_differ_by_at_least_the_change(values: list[Decimal], change: Decimal) -> None:
     spec = PayloadFilter(deadband=Deadband(field="/v", change=f"{change:f}"))
     verdicts = run(spec, [record(n, b'{"v":%s}' % f"{value:f}".encode()) for n, value in enumerate(values)])
     kept = [value for value, drop in zip(values, verdicts, strict=True) if drop is None]
-    assert all(abs(after - before) >= change for before, after in zip(kept, kept[1:], strict=False))
+    assert all(abs(after - before) >= change for before, after in itertools.pairwise(kept))
     assert bool(kept) == bool(values)
 
 
-def test_pointers_reach_into_arrays_and_escaped_names():
+def test_pointers_reach_into_arrays_and_escaped_names() -> None:
     assert number_at(orjson.loads(b'{"a/b":[{"~":7}]}'), parse_pointer("/a~1b/0/~0")) == 7
     assert number_at(orjson.loads(b'{"a":[1]}'), parse_pointer("/a/1")) is None
     assert parse_pointer("/~01") == ("~1",)
 
 
-def test_a_pointer_without_a_slash_is_refused():
+def test_a_pointer_without_a_slash_is_refused() -> None:
     with pytest.raises(ValueError, match="leading slash"):
         parse_pointer("a")

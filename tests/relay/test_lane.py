@@ -1,6 +1,7 @@
 """A lane hands out what its route may have, in order, from memory or from disk."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.relay.support import record, source
 
 
 @pytest.fixture
-def spool(tmp_path: Path):
+def spool(tmp_path: Path) -> Iterator[Spool]:
     own = Spool.open(tmp_path, segment_bytes=2000)
     yield own
     own.close()
@@ -46,7 +47,7 @@ async def take_all(lane: Lane, count: int, *, records: int = 7) -> list[int]:
     return found
 
 
-async def test_a_lane_starts_with_its_position_and_catches_up_from_disk(spool: Spool):
+async def test_a_lane_starts_with_its_position_and_catches_up_from_disk(spool: Spool) -> None:
     await append(spool, 100)
     lane = Lane(spool=spool, memory=Memory(1 << 20), feeds=feeds(a=0), position=31)
     assert lane.position == 31
@@ -57,7 +58,7 @@ async def test_a_lane_starts_with_its_position_and_catches_up_from_disk(spool: S
     assert await take_all(lane, 3) == [101, 102, 103]
 
 
-async def test_a_lane_gets_nothing_from_before_its_topic_was_its(spool: Spool):
+async def test_a_lane_gets_nothing_from_before_its_topic_was_its(spool: Spool) -> None:
     await append(spool, 5, "a")
     await append(spool, 5, "b")
     await append(spool, 5, "c")
@@ -65,7 +66,7 @@ async def test_a_lane_gets_nothing_from_before_its_topic_was_its(spool: Spool):
     assert await take_all(lane, 4) == [3, 4, 5, 10]
 
 
-async def test_records_of_a_source_that_went_are_not_handed_out(spool: Spool):
+async def test_records_of_a_source_that_went_are_not_handed_out(spool: Spool) -> None:
     lane = Lane(spool=spool, memory=Memory(1 << 20), feeds=feeds(a=0, b=0), position=1)
     push(lane, await append(spool, 2, "a"))
     push(lane, await append(spool, 2, "b"))
@@ -73,13 +74,13 @@ async def test_records_of_a_source_that_went_are_not_handed_out(spool: Spool):
     assert await take_all(lane, 2) == [3, 4]
 
 
-async def test_an_idle_lane_holds_no_segment_back(spool: Spool):
+async def test_an_idle_lane_holds_no_segment_back(spool: Spool) -> None:
     lane = Lane(spool=spool, memory=Memory(1 << 20), feeds=feeds(a=0), position=1)
     await append(spool, 500, "other")
     assert lane.position == 501
 
 
-async def test_what_is_taken_is_owed_until_it_is_done(spool: Spool):
+async def test_what_is_taken_is_owed_until_it_is_done(spool: Spool) -> None:
     lane = Lane(spool=spool, memory=Memory(1 << 20), feeds=feeds(a=0), position=1)
     push(lane, await append(spool, 10))
     lane.take(records=4, size_bytes=1000)
@@ -90,7 +91,7 @@ async def test_what_is_taken_is_owed_until_it_is_done(spool: Spool):
     assert lane.position == 5
 
 
-async def test_a_rewound_lane_hands_out_again_what_was_owed(spool: Spool):
+async def test_a_rewound_lane_hands_out_again_what_was_owed(spool: Spool) -> None:
     lane = Lane(spool=spool, memory=Memory(1 << 20), feeds=feeds(a=0), position=1)
     push(lane, await append(spool, 10))
     lane.take(records=4, size_bytes=1000)
@@ -99,7 +100,7 @@ async def test_a_rewound_lane_hands_out_again_what_was_owed(spool: Spool):
     assert await take_all(lane, 8) == list(range(3, 11))
 
 
-async def test_memory_is_bounded_and_given_back(spool: Spool):
+async def test_memory_is_bounded_and_given_back(spool: Spool) -> None:
     memory = Memory(10_000)
     lanes = [Lane(spool=spool, memory=memory, feeds=feeds(a=0), position=1) for _ in range(3)]
     for _ in range(50):
@@ -116,7 +117,7 @@ async def test_memory_is_bounded_and_given_back(spool: Spool):
     assert memory.used == 0
 
 
-async def test_drained_is_said_only_when_there_is_nothing(spool: Spool):
+async def test_drained_is_said_only_when_there_is_nothing(spool: Spool) -> None:
     lane = Lane(spool=spool, memory=Memory(1 << 20), feeds=feeds(a=0), position=1)
     waiting = asyncio.create_task(lane.wait())
     async with asyncio.timeout(10):
@@ -137,7 +138,7 @@ async def test_drained_is_said_only_when_there_is_nothing(spool: Spool):
 @settings(max_examples=100, deadline=None)
 def test_batches_keep_order_and_bounds(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], cuts: list[int], records: int, size_bytes: int
-):
+) -> None:
     own = Spool.open(tmp_path_factory.mktemp("spool"))
     memory = Memory(1 << 20)
     lane = Lane(spool=own, memory=memory, feeds=feeds(a=0), position=1)

@@ -7,9 +7,10 @@ import paho.mqtt.client as paho
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from router_manager.relay.mqtt.decoder import Decoder
 from router_manager.relay.mqtt.packets import (
@@ -53,15 +54,19 @@ class PahoWire(paho.Client):
 
     def __init__(self, version: Version) -> None:
         protocol = MQTTProtocolVersion.MQTTv5 if version is Version.V5 else MQTTProtocolVersion.MQTTv311
-        clean = {} if version is Version.V5 else {"clean_session": False}
-        super().__init__(CallbackAPIVersion.VERSION2, client_id="relay", protocol=protocol, **clean)
+        clean = None if version is Version.V5 else False
+        super().__init__(CallbackAPIVersion.VERSION2, client_id="relay", clean_session=clean, protocol=protocol)
         self._clean_start = False
         self._sock: Any = io.BytesIO()  # or it refuses to publish
         self.written = io.BytesIO()
 
-    def _packet_queue(self, command: int, packet: bytes, *_: Any, **__: Any) -> Any:
+    def _packet_queue(
+        self, command: int, packet: bytes | bytearray, mid: int, qos: int, info: paho.MQTTMessageInfo | None = None
+    ) -> MQTTErrorCode:
+        """Keep what paho would have sent."""
+        del command, mid, qos, info
         self.written.write(bytes(packet))
-        return paho.MQTT_ERR_SUCCESS
+        return MQTTErrorCode.MQTT_ERR_SUCCESS
 
     def take(self) -> bytes:
         data = self.written.getvalue()
@@ -70,12 +75,12 @@ class PahoWire(paho.Client):
 
 
 @BOTH
-def test_connect_is_what_paho_writes(version: Version):
+def test_connect_is_what_paho_writes(version: Version) -> None:
     wire = PahoWire(version)
     wire.username_pw_set("user", "secret")
     properties = None
     if version is Version.V5:
-        properties = PahoProperties(PacketTypes.CONNECT)
+        properties = PahoProperties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call] # paho's lacks annotations
         properties.SessionExpiryInterval = 60
         properties.MaximumPacketSize = 1000
         wire._connect_properties = properties
@@ -93,11 +98,11 @@ def test_connect_is_what_paho_writes(version: Version):
 
 
 @BOTH
-def test_subscribe_and_unsubscribe_are_what_paho_writes(version: Version):
+def test_subscribe_and_unsubscribe_are_what_paho_writes(version: Version) -> None:
     wire = PahoWire(version)
     options: Any = 1
     if version is Version.V5:
-        options = paho.SubscribeOptions(qos=1, retainHandling=2)
+        options = SubscribeOptions(qos=1, retainHandling=2)
     wire._send_subscribe(False, [(b"a/b", options), ("é/c".encode(), options)])
     assert subscribe(version=version, packet_id=1, topics=["a/b", "é/c"]) == wire.take()
     wire._send_unsubscribe(False, [b"a/b"])
@@ -105,7 +110,7 @@ def test_subscribe_and_unsubscribe_are_what_paho_writes(version: Version):
 
 
 @BOTH
-def test_small_packets_are_what_paho_writes(version: Version):
+def test_small_packets_are_what_paho_writes(version: Version) -> None:
     wire = PahoWire(version)
     wire._send_pingreq()
     assert wire.take() == PINGREQ
@@ -121,7 +126,7 @@ def test_small_packets_are_what_paho_writes(version: Version):
 @settings(max_examples=60)
 def test_what_paho_publishes_is_read_and_written_alike(
     version: Version, topic: str, payload: bytes, quality: int, retain: bool
-):
+) -> None:
     wire = PahoWire(version)
     wire._send_publish(513, topic.encode(), payload, quality, retain)
     packet = wire.take()
@@ -134,7 +139,7 @@ def test_what_paho_publishes_is_read_and_written_alike(
 @BOTH
 @given(data=st.data())
 @settings(max_examples=60)
-def test_messages_survive_any_cut_of_the_stream(version: Version, data: st.DataObject):
+def test_messages_survive_any_cut_of_the_stream(version: Version, data: st.DataObject) -> None:
     messages = data.draw(st.lists(st.tuples(TOPIC, st.binary(max_size=300), st.integers(1, 65535)), max_size=8))
     stream = b"".join(publish(version=version, topic=t, payload=p, packet_id=i) for t, p, i in messages)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12)))
@@ -147,8 +152,10 @@ def test_messages_survive_any_cut_of_the_stream(version: Version, data: st.DataO
     assert ids == [i.to_bytes(2, "big") for _, _, i in messages]
 
 
-def test_a_message_may_carry_properties_of_mqtt_5():
-    properties = encode_properties({0x01: 1, 0x02: 60, 0x03: "application/json", USER_PROPERTY: [("k", "v"), ("k", "w")]})
+def test_a_message_may_carry_properties_of_mqtt_5() -> None:
+    properties = encode_properties(
+        {0x01: 1, 0x02: 60, 0x03: "application/json", USER_PROPERTY: [("k", "v"), ("k", "w")]}
+    )
     body = b"\0\1t" + b"\0\1" + properties + b"payload"
     received = decoder(Version.V5).feed(bytes([0x32, len(body)]) + body)
     assert received.publishes == [Publish("t", b"payload", False)]
@@ -174,7 +181,7 @@ def test_a_message_may_carry_properties_of_mqtt_5():
         (Version.V5, "e0078d051f00026f6b", Disconnect(0x8D, {REASON_STRING: "ok"})),
     ],
 )
-def test_control_packets_are_read(version: Version, packet: str, expected: object):
+def test_control_packets_are_read(version: Version, packet: str, expected: object) -> None:
     assert decoder(version).feed(bytes.fromhex(packet)).control == [expected]
 
 
@@ -186,14 +193,14 @@ def test_control_packets_are_read(version: Version, packet: str, expected: objec
         (Version.V311, "3003000123", "topic '#'"),
         (Version.V311, "30030001ff", "not UTF-8"),
         (Version.V311, "30030009ff", "cut off"),
-        (Version.V311, "3205000161" "0000", "packet id 0"),
+        (Version.V311, "32050001610000", "packet id 0"),
         (Version.V311, "34050001610001", "quality of service"),
         (Version.V311, "36050001610001", "quality of service"),
-        (Version.V311, "32040001" "6100", "cut off"),
-        (Version.V5, "3204000161" "00", "cut off"),
+        (Version.V311, "320400016100", "cut off"),
+        (Version.V5, "320400016100", "cut off"),
         (Version.V5, "3206000161000105", "longer than their packet"),
-        (Version.V5, "30060001610255" "00", "unknown property"),
-        (Version.V5, "3008000161" "0401000101", "twice"),
+        (Version.V5, "3006000161025500", "unknown property"),
+        (Version.V5, "30080001610401000101", "twice"),
         (Version.V311, "30ffffffff7f", "longer than four bytes"),
         (Version.V311, "20020200", "CONNACK"),
         (Version.V311, "2003000000", "CONNACK"),
@@ -207,15 +214,15 @@ def test_control_packets_are_read(version: Version, packet: str, expected: objec
         (Version.V311, "62020001", "reserved flags"),
         (Version.V5, "f000", "not for a client"),
         (Version.V5, "0000", "not for a client"),
-        (Version.V5, "e0038d0000" "", "too many"),
+        (Version.V5, "e0038d0000", "too many"),
     ],
 )
-def test_what_a_server_may_not_send_is_refused(version: Version, packet: str, message: str):
+def test_what_a_server_may_not_send_is_refused(version: Version, packet: str, message: str) -> None:
     with pytest.raises(ProtocolError, match=message):
         decoder(version).feed(bytes.fromhex(packet))
 
 
-def test_a_packet_larger_than_agreed_is_refused_before_it_is_there():
+def test_a_packet_larger_than_agreed_is_refused_before_it_is_there() -> None:
     with pytest.raises(ProtocolError, match="at most 1000"):
         decoder(Version.V5, 1000).feed(b"\x30\xe9\x07")
 
@@ -226,7 +233,7 @@ def test_a_packet_larger_than_agreed_is_refused_before_it_is_there():
 @example([b"\x30\x80", b"\x80", b"\x80", b"\x80"])
 @example([b"\x30\xff\xff\xff", b"\x7f"])
 @settings(max_examples=400)
-def test_noise_raises_nothing_but_protocol_error(version: Version, chunks: list[bytes]):
+def test_noise_raises_nothing_but_protocol_error(version: Version, chunks: list[bytes]) -> None:
     reader = decoder(version)
     try:
         for chunk in chunks:
@@ -242,7 +249,9 @@ def test_noise_raises_nothing_but_protocol_error(version: Version, chunks: list[
     cut=st.integers(0, 40),
 )
 @settings(max_examples=400)
-def test_packets_with_noise_inside_raise_nothing_but_protocol_error(version: Version, kind: int, body: bytes, cut: int):
+def test_packets_with_noise_inside_raise_nothing_but_protocol_error(
+    version: Version, kind: int, body: bytes, cut: int
+) -> None:
     packet = bytes([kind, len(body)]) + body
     reader = decoder(version)
     try:
@@ -269,11 +278,11 @@ VALUES: dict[int, Any] = {
 
 @given(st.fixed_dictionaries({}, optional=VALUES))
 @settings(max_examples=100)
-def test_properties_are_read_as_they_were_written(properties: dict[int, Any]):
+def test_properties_are_read_as_they_were_written(properties: dict[int, Any]) -> None:
     data = encode_properties(properties)
     assert decode_properties(b"x" + data + b"rest", 1) == (properties, 1 + len(data))
 
 
-def test_a_string_longer_than_mqtt_has_is_refused():
+def test_a_string_longer_than_mqtt_has_is_refused() -> None:
     with pytest.raises(ValueError, match="at most 65535"):
         subscribe(version=Version.V5, packet_id=1, topics=["x" * 65536])

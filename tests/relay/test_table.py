@@ -4,7 +4,7 @@ import orjson
 
 from crds.models.dataroute import DataRoute
 from crds.models.delivery import PayloadFilter
-from router_manager.domain.table import LaneKey, Table, route_of_node, succeed, ways
+from router_manager.domain.table import LaneKey, Table, Way, route_of_node, succeed, ways
 from tests.relay.support import endpoint, route, source, table
 
 URL = "http://127.0.0.1:1/"
@@ -19,39 +19,39 @@ def data_route(**changes: object) -> DataRoute:
     return DataRoute.parse(body)
 
 
-def test_a_relay_serves_the_sources_of_its_own_node():
+def test_a_relay_serves_the_sources_of_its_own_node() -> None:
     mine = route_of_node(data_route(), node="edge-1")
     assert mine is not None
     assert [one.flavor for one in mine.sources] == ["f"]
     assert (mine.uid, mine.namespace, mine.name) == ("u", "ns", "r")
 
 
-def test_a_route_without_a_part_here_or_suspended_is_none():
+def test_a_route_without_a_part_here_or_suspended_is_none() -> None:
     assert route_of_node(data_route(), node="edge-3") is None
     assert route_of_node(data_route(suspend=True), node="edge-1") is None
 
 
-def test_a_topic_is_owed_from_the_moment_it_came():
+def test_a_topic_is_owed_from_the_moment_it_came() -> None:
     old = succeed(Table(), table(route(endpoint(URL), topics=["a"])), head=10)
     new = succeed(old, table(route(endpoint(URL), topics=["a", "b"]), route(endpoint(URL), uid="other")), head=20)
     assert new.since == {"route-1": {"a": 10, "b": 20}, "other": {"a/b": 20}}
 
 
-def test_a_topic_that_went_and_came_back_starts_anew():
+def test_a_topic_that_went_and_came_back_starts_anew() -> None:
     marks = table(route(endpoint(URL), topics=["a"]))
     without = table(route(endpoint(URL), topics=["b"]))
-    assert succeed(succeed(succeed(Table(), marks, head=1), without, head=2), marks, head=3).since["route-1"] == {"a": 3}
+    assert succeed(succeed(succeed(Table(), marks, head=1), without, head=2), marks, head=3).since["route-1"] == {
+        "a": 3
+    }
 
 
-def test_a_table_survives_its_file():
-    whole = succeed(
-        Table(), table(route(endpoint(URL, encoding="NDJSON"), filter=PayloadFilter(every_nth=2))), head=4
-    )
+def test_a_table_survives_its_file() -> None:
+    whole = succeed(Table(), table(route(endpoint(URL, encoding="NDJSON"), passing=PayloadFilter(every_nth=2))), head=4)
     assert Table.model_validate_json(orjson.dumps(orjson.loads(whole.model_dump_json(by_alias=True)))) == whole
 
 
-def test_every_target_has_its_way_and_unchanged_ones_are_equal():
-    def compiled(**changes: object):
+def test_every_target_has_its_way_and_unchanged_ones_are_equal() -> None:
+    def compiled(**changes: object) -> dict[LaneKey, Way]:
         return ways(table(route(endpoint(URL, "one"), endpoint(URL, "two", **changes))))
 
     before, after = compiled(), compiled(envelope=True)
@@ -60,7 +60,7 @@ def test_every_target_has_its_way_and_unchanged_ones_are_equal():
     assert before[LaneKey("route-1", "two")] != after[LaneKey("route-1", "two")]
 
 
-def test_of_two_flavors_on_one_topic_the_first_names_the_record():
+def test_of_two_flavors_on_one_topic_the_first_names_the_record() -> None:
     one = route(endpoint(URL)).model_copy(update={"sources": (source(flavor="b"), source(flavor="a"))})
     (way,) = ways(table(one)).values()
     assert way.sources["a/b"].flavor == "a"

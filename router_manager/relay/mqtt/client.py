@@ -110,7 +110,7 @@ class Session:
             finally:
                 self.connected = False
                 if connection is not None:
-                    connection.close()
+                    await connection.close()
             # Not reset by a mere CONNACK: two relays of one client id would throw each other out without a pause.
             attempt = 0 if asyncio.get_running_loop().time() - started > _STABLE_SECONDS else attempt + 1
             jitter = random.random()  # noqa: S311 - spreads reconnects, guards nothing

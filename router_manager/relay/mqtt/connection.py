@@ -22,7 +22,8 @@ from router_manager.relay.mqtt.packets import (
     pubacks,
 )
 
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 30.0
+_GOODBYE_SECONDS = 1.0
 
 
 class ConnectionLostError(Exception):
@@ -105,7 +106,7 @@ class Connection(asyncio.Protocol):
         """Send a packet and wait for its answer.
 
         Raises:
-            ConnectionLostError: the connection ended, or there was no answer in ten seconds of reading.
+            ConnectionLostError: the connection ended, or there was no answer in half a minute of reading.
         """
         future: asyncio.Future[Control] = asyncio.get_running_loop().create_future()
         self._answers[answer, packet_id] = future
@@ -119,9 +120,14 @@ class Connection(asyncio.Protocol):
             if not self.paused:  # else the answer waits behind messages that we do not read
                 raise ConnectionLostError(f"no {answer.__name__} in {_ANSWER_SECONDS:.0f} s")
 
-    def close(self) -> None:
-        """Say DISCONNECT and end."""
+    async def close(self) -> None:
+        """Say DISCONNECT, and let the broker end the connection.
+
+        A socket that we close while something comes in is reset, and with it go acknowledgements that the broker has
+        not read yet: it would send those messages again.
+        """
         self.write(DISCONNECT)
+        await asyncio.wait((self.lost,), timeout=_GOODBYE_SECONDS)
         self._end("closed by us")
 
     def _answer(self, packet: Control) -> None:
