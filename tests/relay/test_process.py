@@ -28,16 +28,20 @@ NOWHERE = {
 
 
 class RelayProcess:
-    """`python -m router_manager.relay` on the table of a last life; its API server is away."""
+    """`python -m router_manager.relay`, with `url` on the table of a last life and its API server away."""
 
-    def __init__(self, directory: Path, broker: Broker, url: str) -> None:
+    def __init__(
+        self, directory: Path, broker: Broker, url: str | None = None, *, kubeconfig: Path | None = None
+    ) -> None:
         self.state = directory / "relay"
         self.state.mkdir()
         self.probes = free_port()
-        kubeconfig = self.state / "kubeconfig"
-        kubeconfig.write_text(json.dumps(NOWHERE))
-        routes = table(route(Endpoint(name="target", url=url)))
-        (self.state / "table.json").write_text(routes.model_dump_json(by_alias=True))
+        if kubeconfig is None:
+            kubeconfig = self.state / "kubeconfig"
+            kubeconfig.write_text(json.dumps(NOWHERE))
+        if url is not None:
+            routes = table(route(Endpoint(name="target", url=url)))
+            (self.state / "table.json").write_text(routes.model_dump_json(by_alias=True))
         flags = {
             "--node": "edge-1",
             "--broker": broker.url,
