@@ -9,13 +9,14 @@ import structlog
 
 from crds.errors import InvalidField, Retryable, Terminal
 from crds.kube.client import CONFIG_MAPS, Kube, NotFound, Object
-from crds.kube.manager import Manager, Watched
+from crds.kube.manager import Manager, Seen, Watched, Work
 from crds.kube.queue import backoff
 from crds.kube.watch import Change, Gone, Put, follow, key_of
 from crds.models.fluidos import IDENTITY_CONFIG_MAP, Flavor, KnownCluster, NodeIdentity
 from crds.models.kubeedge import Device, DeviceStatus
 from crds.models.leafdevice import LeafDevice
 from crds.models.sensorclaim import SensorClaim
+from edge_resource_manager.adapters.multicast import LanDiscovery
 from edge_resource_manager.claiming import ClaimReconciler
 from edge_resource_manager.discovery import DiscoveryReconciler
 from edge_resource_manager.domain.identity import parse_identity
@@ -31,6 +32,15 @@ async def build(kube: Kube, settings: EdgeSettings) -> Manager:
     discovery = DiscoveryReconciler(kube, settings.discovery(identity), clock)
     claims = ClaimReconciler(kube, settings.claims, clock)
     claims.identity_seen(Put(key_of(config_map), config_map))
+    clusters_seen: tuple[Seen, ...] = (claims.known_cluster_seen,)
+    work: tuple[Work, ...] = (
+        discovery.run,
+        claims.run,
+        lambda: until_renamed(kube, namespace=settings.namespace, identity=identity),
+    )
+    if settings.auto_discovery:
+        lan = LanDiscovery(kube, settings.multicast, identity=identity, clock=clock)
+        clusters_seen, work = (*clusters_seen, lan.known_cluster_seen), (*work, lan.run)
     return Manager(
         watched=(
             Watched("", "nodes", discovery.node_seen, version="v1"),
@@ -39,13 +49,9 @@ async def build(kube: Kube, settings: EdgeSettings) -> Manager:
             Watched(LeafDevice.crd.group, LeafDevice.crd.plural, discovery.leaf_seen),
             Watched(Flavor.crd.group, Flavor.crd.plural, discovery.flavor_seen),
             Watched(SensorClaim.crd.group, SensorClaim.crd.plural, claims.claim_seen),
-            Watched(KnownCluster.crd.group, KnownCluster.crd.plural, claims.known_cluster_seen),
+            *(Watched(KnownCluster.crd.group, KnownCluster.crd.plural, seen) for seen in clusters_seen),
         ),
-        work=(
-            discovery.run,
-            claims.run,
-            lambda: until_renamed(kube, namespace=settings.namespace, identity=identity),
-        ),
+        work=work,
     )
 
 

@@ -7,8 +7,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from crds.errors import InvalidField
 from crds.kube.manager import ManagerSettings
 from crds.models.fluidos import Location, NodeIdentity, Price
+from edge_resource_manager.adapters.multicast import MulticastSettings
 from edge_resource_manager.claiming import ClaimSettings
 from edge_resource_manager.discovery import DiscoverySettings
 from edge_resource_manager.domain.flavors import Terms
@@ -45,6 +47,37 @@ class EdgeSettings(ManagerSettings):
     provider_grace_seconds: Seconds = Field(
         default=60, description="how long a provider may be silent before substitutes are bought elsewhere"
     )
+
+    auto_discovery: bool = Field(
+        default=False,
+        description="find other clusters by FLUIDOS' LAN multicast, and be found; whoever is on the LAN can",
+    )
+    announce: bool = Field(default=True, description="be found; a cluster that only buys need not be")
+    multicast_address: str = Field(default="239.11.11.1:4000", description="group:port of the announcements")
+    multicast_interface: str = Field(default="0.0.0.0", description="IPv4 address of the interface to use")
+    multicast_ttl: Annotated[int, Field(ge=0, le=255)] = 1
+
+    @property
+    def multicast(self) -> MulticastSettings:
+        """What LAN discovery needs of these.
+
+        Raises:
+            InvalidField: the address is not group:port.
+        """
+        group, _, port = self.multicast_address.rpartition(":")
+        if not group or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise InvalidField(
+                field="--multicast-address",
+                value=self.multicast_address,
+                expected="group:port, such as 239.11.11.1:4000",
+            )
+        return MulticastSettings(
+            group=group,
+            port=int(port),
+            interface=self.multicast_interface,
+            ttl=self.multicast_ttl,
+            announce=self.announce,
+        )
 
     @property
     def claims(self) -> ClaimSettings:

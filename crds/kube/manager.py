@@ -41,13 +41,17 @@ class ManagerSettings(ProcessSettings):
     lease_seconds: float = Field(default=15.0, ge=3.0, le=300.0)
 
 
+Seen = Callable[[Change], None]
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
 @dataclass(frozen=True, slots=True)
 class Watched:
     """A kind to watch and what to do with every change of it. Without `version` the preferred one is watched."""
 
     group: str
     plural: str
-    changed: Callable[[Change], None]
+    changed: Seen
     version: str | None = None
 
 
@@ -56,7 +60,7 @@ class Manager:
     """What a manager consists of once it is connected."""
 
     watched: tuple[Watched, ...]
-    work: tuple[Callable[[], Coroutine[Any, Any, None]], ...]
+    work: tuple[Work, ...]
 
 
 def change_of(event: Mapping[str, Any]) -> Change:
@@ -86,15 +90,13 @@ def registry_of(watched: tuple[Watched, ...], *, kube: Kube) -> kopf.OperatorReg
             private_key_path=configuration.key_file,
         )
 
-    for kind in watched:
-        _register(registry, kind, home)
+    for number, kind in enumerate(watched):
+        _register(registry, kind, home, name=f"{number}-{kind.plural}-seen")
     return registry
 
 
-def _register(registry: kopf.OperatorRegistry, kind: Watched, home: asyncio.AbstractEventLoop) -> None:
-    @kopf.on.event(
-        group=kind.group, version=kind.version, plural=kind.plural, registry=registry, id=f"{kind.plural}-seen"
-    )
+def _register(registry: kopf.OperatorRegistry, kind: Watched, home: asyncio.AbstractEventLoop, *, name: str) -> None:
+    @kopf.on.event(group=kind.group, version=kind.version, plural=kind.plural, registry=registry, id=name)
     async def seen(event: Mapping[str, Any], **_: Any) -> None:
         home.call_soon_threadsafe(kind.changed, change_of(event))
 

@@ -54,6 +54,7 @@ class MulticastSettings:
         interface: IPv4 address of the interface to use; 0.0.0.0 is the kernel's choice.
         ttl: 1 stays on the LAN, 0 on this machine.
         period: seconds between two own announcements.
+        announce: say who this node is; a cluster that only buys need not.
     """
 
     group: str = "239.11.11.1"
@@ -61,6 +62,7 @@ class MulticastSettings:
     interface: str = "0.0.0.0"
     ttl: int = 1
     period: float = 5.0
+    announce: bool = True
 
 
 class LanDiscovery:
@@ -104,7 +106,8 @@ class LanDiscovery:
         transport, _ = await loop.create_datagram_endpoint(lambda: _Receiver(self._backlog), sock=self._socket())
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._announce(transport))
+                if self._settings.announce:
+                    group.create_task(self._announce(transport))
                 group.create_task(self._listen())
                 group.create_task(self._forget())
         finally:
