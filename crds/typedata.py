@@ -188,7 +188,9 @@ def parse_sensor(entry: object, *, field: str) -> DeclaredSensor:
         consumption_microwatts=_amount(
             "consumption", raw.consumption, units.consumption, dimension=Dimension.POWER, scale=Scale.MICRO, field=field
         ),
-        max_consumers=parse_max_consumers(additional.max_consumers, field=f"{field}.properties.additional.maxConsumers"),
+        max_consumers=parse_max_consumers(
+            additional.max_consumers, field=f"{field}.properties.additional.maxConsumers"
+        ),
         declared=Declared(
             sampling_rate=raw.sampling_rate,
             accuracy=raw.accuracy,
