@@ -34,18 +34,29 @@ class Crew:
         self._logs = directory / "logs"
         self._temporary = directory / "tmp"
         self._temporary.mkdir()
-        self._children: list[Child] = []
+        self._children: dict[str, Child] = {}
+        self._commands: dict[str, tuple[str, tuple[str | Path, ...]]] = {}
         self._probes: dict[str, str] = {}
 
     def start(self, name: str, module: str, *arguments: str | Path) -> None:
         """Start `python -m module`; it has to run until `stop`."""
-        self._children.append(self.launch(name, module, *arguments))
+        self._commands[name] = (module, arguments)
+        self.start_again(name)
 
     def start_probed(self, name: str, module: str, *arguments: str | Path) -> None:
         """The same for a process with `/readyz`, which `wait_ready` waits for."""
         port = free_port()
         self.start(name, module, *arguments, "--metrics-port", str(port))
         self._probes[name] = f"http://127.0.0.1:{port}/readyz"
+
+    def kill(self, name: str) -> None:
+        """SIGKILL to one that was started; it is not missed until `start_again`."""
+        self._children.pop(name).kill()
+
+    def start_again(self, name: str) -> None:
+        """Start one as it was started first."""
+        module, arguments = self._commands[name]
+        self._children[name] = self.launch(name, module, *arguments)
 
     def launch(self, name: str, module: str, *arguments: str | Path) -> Child:
         """Start one that may end; whoever calls sees to it."""
@@ -97,17 +108,18 @@ class Crew:
         Raises:
             ChildFailedError: one ended; the message has the tail of its log.
         """
-        for child in self._children:
+        for child in self._children.values():
             if child.exit_code is not None:
                 raise ChildFailedError(f"{child.name} ended with code {child.exit_code}:\n{child.tail()}")
 
     def tail(self, name: str) -> str:
         """The end of a process's log."""
-        return next((f"{name}:\n{child.tail()}" for child in self._children if child.name == name), "")
+        child = self._children.get(name)
+        return f"{name}:\n{child.tail()}" if child else ""
 
     def stop(self) -> None:
         """End all, side by side."""
-        stop_all(self._children)
+        stop_all(list(self._children.values()))
 
 
 def answers(url: str) -> bool:

@@ -23,6 +23,19 @@ LOOPBACK: Final = "127.0.0.0/8"
 
 
 @dataclass(frozen=True, slots=True)
+class Lan:
+    """FLUIDOS' multicast on this machine alone, on a port of this demo's own."""
+
+    port: int
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Of the managers that take part."""
+        address = ("--multicast-address", f"239.11.11.1:{self.port}", "--multicast-interface", "127.0.0.1")
+        return "--auto-discovery", *address, "--multicast-ttl", "0"
+
+
+@dataclass(frozen=True, slots=True)
 class Site(ABC):
     """What a provider and a consumer have in common; `number` is from 1 in each role."""
 
@@ -41,6 +54,15 @@ class Site(ABC):
     def account(self, name: str, *, node: str | None = None) -> tuple[str, Path]:
         """The flag with the kubeconfig of a ServiceAccount of ours."""
         return "--kubeconfig", self.cluster.service_account_kubeconfig(FLUIDOS_NAMESPACE, name, node=node)
+
+    def start_manager(self, crew: Crew, module: str, *flags: str) -> None:
+        """Start `edge_resource_manager` or `router_manager`.
+
+        It keeps its name, so that it takes its Lease over from its own earlier life at once.
+        """
+        account = module.replace("_", "-")
+        name = f"{self.name}-{account}"
+        crew.start_probed(name, module, *self.account(account), "--identity", name, *flags)
 
     def introduce(self, *, address: str) -> None:
         """Say who this FLUIDOS node is; `address` is host:port of its gateway."""
@@ -64,16 +86,10 @@ class Consumer(Site):
         install(self.cluster)
         self.introduce(address="127.0.0.1:1")
 
-    def start(self, crew: Crew, *, discover: bool) -> None:
+    def start(self, crew: Crew, *, discover: Lan | None) -> None:
         """Its manager."""
-        flags = ["--auto-discovery"] if discover else []
-        crew.start_probed(
-            f"{self.name}-edge-resource-manager",
-            "edge_resource_manager",
-            *self.account("edge-resource-manager"),
-            "--standalone",
-            *flags,
-        )
+        lan = (*discover.flags, "--no-announce") if discover else ()
+        self.start_manager(crew, "edge_resource_manager", *lan)
 
     def know(self, providers: Sequence[Provider]) -> None:
         """Tell it by hand where the providers are."""
@@ -117,14 +133,10 @@ class Provider(Site):
         self.introduce(address=self.gateway)
         self.cluster.add_node(self.node, SENSOR_NODE)
 
-    def start(self, crew: Crew, *, directory: Path, discover: bool) -> None:
+    def start(self, crew: Crew, *, directory: Path, discover: Lan | None) -> None:
         """Its four processes."""
-        manager = self.account("edge-resource-manager")
-        flags = ["--auto-discovery"] if discover else []
         allow = ("--egress-allow", LOOPBACK)
-        crew.start_probed(
-            f"{self.name}-edge-resource-manager", "edge_resource_manager", *manager, "--standalone", *flags
-        )
+        self.start_manager(crew, "edge_resource_manager", *(discover.flags if discover else ()))
         crew.start_probed(
             f"{self.name}-rear-gateway",
             "edge_resource_manager.gateway",
@@ -133,9 +145,7 @@ class Provider(Site):
             self.gateway,
             *allow,
         )
-        crew.start_probed(
-            f"{self.name}-router-manager", "router_manager", *self.account("router-manager"), "--standalone", *allow
-        )
+        self.start_manager(crew, "router_manager", *allow)
         crew.start_probed(
             f"{self.name}-relay",
             "router_manager.relay",

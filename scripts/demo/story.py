@@ -18,7 +18,7 @@ from scripts.demo.crew import Crew
 from scripts.demo.inventory import boards
 from scripts.demo.observe import Offer, SinkClient, acknowledged, claims, known_clusters, offers
 from scripts.demo.report import BoundFlavor, ClaimOutcome, Report, TargetOutcome, judge, target_outcome
-from scripts.demo.site import Consumer, Provider
+from scripts.demo.site import Consumer, Lan, Provider
 from scripts.demo.stage import Stage
 from scripts.sink.record import Received
 from scripts.testbed.binaries import Binaries
@@ -141,17 +141,17 @@ class Story:
             _together([site.prepare for site in (*self.consumers, *self.providers)])
 
     def _processes(self) -> None:
-        discover = self.options.discover
+        discover = Lan(free_port()) if self.options.discover else None
         with self._stage.step("managers, gateways, relays") as say:
             self.crew.start("sink", "scripts.sink", "--port", self._sink.url.rpartition(":")[2])
             for provider in self.providers:
                 provider.start(self.crew, directory=self._directory, discover=discover)
             for consumer in self.consumers:
-                if not discover:
+                if discover is None:
                     consumer.know(self.providers)
                 consumer.start(self.crew, discover=discover)
             self.crew.wait_ready(limit=READY_LIMIT_SECONDS)
-            if discover:
+            if discover is not None:
                 wanted = {provider.gateway for provider in self.providers}
                 self.crew.wait(
                     lambda: all(known_clusters(each) >= wanted for each in self.consumers),
