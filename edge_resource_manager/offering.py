@@ -165,6 +165,7 @@ class Offering:
         before = own_status(held)
         after = status_of(
             facts.verdicts,
+            models=[sensor.model for sensor in facts.leaf.spec.sensors],
             offers=facts.offers,
             seen=facts.seen,
             generation=held.generation,
