@@ -127,15 +127,14 @@ def transaction_to_wire(transaction: fluidos.Transaction) -> wire.Transaction:
 def contract_to_wire(contract: fluidos.Contract) -> wire.Contract:
     """CR to wire."""
     spec = contract.spec
-    meta = spec.flavor.metadata
     telemetry = spec.ingress_telemetry_endpoint
     return wire.Contract(
         contract_id=contract.metadata.name,
         transaction_id=spec.transaction_id,
         flavor=flavor_to_wire(
-            flavor_id=str(meta.get("name", "")),
+            flavor_id=str(spec.flavor.metadata.get("name", "")),
             spec=spec.flavor.spec,
-            timestamp=str(meta.get("creationTimestamp") or contract.metadata.creation_timestamp or ""),
+            timestamp=contract.metadata.creation_timestamp or "",
         ),
         buyer=identity_to_wire(spec.buyer),
         buyer_cluster_id=spec.buyer_cluster_id,

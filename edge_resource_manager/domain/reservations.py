@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 
 from crds import naming
 from crds.conditions import parse_timestamp, timestamp
@@ -33,21 +32,15 @@ class SaleTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """A sensor flavor as it is sold: from a Flavor, or from a LeafDevice whose Flavor the API server refused."""
+    """A sensor flavor as it is sold: from a Flavor, or from a LeafDevice whose Flavor the API server refused.
 
-    metadata: Mapping[str, Any]
+    Its transactions and contracts live in its namespace.
+    """
+
+    namespace: str
+    flavor_id: str
     spec: fluidos.FlavorSpec
     max_consumers: int | None
-
-    @property
-    def flavor_id(self) -> str:
-        """The Flavor's name."""
-        return str(self.metadata["name"])
-
-    @property
-    def namespace(self) -> str:
-        """Where the Flavor is, and with it its transactions and contracts."""
-        return str(self.metadata["namespace"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +260,9 @@ def _contract(
     return fluidos.Contract(
         metadata=ObjectMeta(name=contract_name(name), namespace=offer.namespace, labels=MANAGED_BY),
         spec=fluidos.ContractSpec(
-            flavor=fluidos.EmbeddedFlavor(metadata=dict(offer.metadata), spec=offer.spec),
+            flavor=fluidos.EmbeddedFlavor(
+                metadata={"name": offer.flavor_id, "namespace": offer.namespace}, spec=offer.spec
+            ),
             transaction_id=name,
             configuration=spec.configuration,
             buyer=spec.buyer,

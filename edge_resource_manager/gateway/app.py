@@ -43,26 +43,19 @@ class Rear:
         sales: what buyers may do.
         hub: the events.
         ready: whether the store is complete; until then every answer is 503.
+
+    Attributes:
         heartbeat_seconds: of silence on an event stream, after which a HEARTBEAT is sent.
         write_seconds: that the reader of an event stream may take before it is cut off.
     """
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        sales: Sales,
-        hub: Hub,
-        ready: Callable[[], bool],
-        heartbeat_seconds: float = HEARTBEAT_SECONDS,
-        write_seconds: float = WRITE_SECONDS,
-    ) -> None:
+    def __init__(self, *, store: Store, sales: Sales, hub: Hub, ready: Callable[[], bool]) -> None:
         self._store = store
         self._sales = sales
         self._hub = hub
         self._ready = ready
-        self._heartbeat_seconds = heartbeat_seconds
-        self._write_seconds = write_seconds
+        self.heartbeat_seconds = HEARTBEAT_SECONDS
+        self.write_seconds = WRITE_SECONDS
 
     def app(self, guard: Guard) -> web.Application:
         """The application with all routes."""
@@ -134,9 +127,9 @@ class Rear:
         try:
             await response.prepare(request)
             while subscription.is_open:
-                async with asyncio.timeout(self._write_seconds):
+                async with asyncio.timeout(self.write_seconds):
                     await response.write(lines)
-                lines = await subscription.take(timeout=self._heartbeat_seconds) or heartbeat
+                lines = await subscription.take(timeout=self.heartbeat_seconds) or heartbeat
         except TimeoutError:
             cut(request.protocol, "slow_reader")
         finally:

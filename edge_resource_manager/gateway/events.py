@@ -50,12 +50,20 @@ class Subscription:
 
 
 class Hub:
-    """All subscriptions."""
+    """All subscriptions.
 
-    def __init__(self, *, max_subscribers: int = MAX_SUBSCRIBERS, max_pending: int = MAX_PENDING) -> None:
-        self._max_subscribers = max_subscribers
-        self._max_pending = max_pending
+    Attributes:
+        max_subscribers: at a time.
+        max_pending: flavors that a subscriber may be behind.
+    """
+
+    def __init__(self) -> None:
+        self.max_subscribers = MAX_SUBSCRIBERS
+        self.max_pending = MAX_PENDING
         self._subscriptions: set[Subscription] = set()
+
+    def __len__(self) -> int:
+        return len(self._subscriptions)
 
     def publish(self, flavor_id: str, line: bytes) -> None:
         """To everybody; `line` ends with a newline."""
@@ -64,9 +72,9 @@ class Hub:
 
     def subscribe(self) -> Subscription | None:
         """A new subscription, or None when there are as many as there may be."""
-        if len(self._subscriptions) >= self._max_subscribers:
+        if len(self._subscriptions) >= self.max_subscribers:
             return None
-        subscription = Subscription(self._max_pending)
+        subscription = Subscription(self.max_pending)
         self._subscriptions.add(subscription)
         metrics.SUBSCRIBERS.set(len(self._subscriptions))
         return subscription

@@ -24,22 +24,16 @@ MAX_REQUESTS = 128
 class Guard:
     """Of one server.
 
-    Args:
+    Attributes:
         max_requests: answered at a time; event streams have a bound of their own.
         max_connections: open at a time; the newest go first.
         first_request_seconds: until a connection has to have asked for something.
     """
 
-    def __init__(
-        self,
-        *,
-        max_requests: int = MAX_REQUESTS,
-        max_connections: int = MAX_CONNECTIONS,
-        first_request_seconds: float = FIRST_REQUEST_SECONDS,
-    ) -> None:
-        self._max_requests = max_requests
-        self._max_connections = max_connections
-        self._seconds = first_request_seconds
+    def __init__(self) -> None:
+        self.max_requests = MAX_REQUESTS
+        self.max_connections = MAX_CONNECTIONS
+        self.first_request_seconds = FIRST_REQUEST_SECONDS
         self._requests = 0
         self._since: dict[RequestHandler, float] = {}
         self._asked: set[RequestHandler] = set()
@@ -55,7 +49,7 @@ class Guard:
         Raises:
             Rejected: 503.
         """
-        if self._requests >= self._max_requests:
+        if self._requests >= self.max_requests:
             raise Rejected(HTTPStatus.SERVICE_UNAVAILABLE, "too many requests at a time", after=1)
         self._requests += 1
         try:
@@ -66,16 +60,16 @@ class Guard:
     async def watch(self, server: web.Server) -> None:
         """Cut connections that are too slow or too many, until cancelled."""
         while True:
-            await asyncio.sleep(self._seconds / 10)
+            await asyncio.sleep(self.first_request_seconds / 10)
             self._sweep(server.connections, now=asyncio.get_running_loop().time())
 
     def _sweep(self, connections: list[RequestHandler], *, now: float) -> None:
         self._since = {each: self._since.get(each, now) for each in connections}
         self._asked.intersection_update(connections)
         for each, since in self._since.items():
-            if each not in self._asked and now - since > self._seconds:
+            if each not in self._asked and now - since > self.first_request_seconds:
                 cut(each, "slow_request")
-        for each in connections[self._max_connections :]:
+        for each in connections[self.max_connections :]:
             cut(each, "too_many")
 
 

@@ -65,11 +65,12 @@ class Gateway:
         self.hub = Hub()
         self.store = Store(self.hub, price=settings.price)
         self._watches = Watches(kube, self.store)
-        self._guard = Guard()
+        self.guard = Guard()
         ledger = Ledger(kube)
         sales = Sales(self.store, ledger, gate=EgressGate(settings.egress), terms=settings.terms, clock=clock)
         self.housekeeper = Housekeeper(kube, self.store, ledger=ledger, sales=sales, clock=clock, period=tidy_seconds)
-        self.app = Rear(store=self.store, sales=sales, hub=self.hub, ready=self.is_ready).app(self._guard)
+        self.rear = Rear(store=self.store, sales=sales, hub=self.hub, ready=self.is_ready)
+        self.app = self.rear.app(self.guard)
 
     def is_ready(self) -> bool:
         """Whether the store is what the API server has."""
@@ -86,7 +87,7 @@ class Gateway:
             serving(self.app, *self._address) as server,
         ):
             await until_stopped(
-                stop, *(work() for work in self._watches.work), self._guard.watch(server), self._keep_house()
+                stop, *(work() for work in self._watches.work), self.guard.watch(server), self._keep_house()
             )
 
     async def _keep_house(self) -> None:

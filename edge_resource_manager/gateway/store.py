@@ -14,7 +14,7 @@ import orjson
 import structlog
 
 from crds.errors import InvalidField
-from crds.kube.watch import Change, Key, Put, key_of
+from crds.kube.watch import Change, Key, Put
 from crds.models.fluidos import Contract, Flavor, NodeIdentity, Price, Transaction
 from crds.models.leafdevice import LeafDevice
 from crds.typedata import FlavorView, sensor_from_flavor
@@ -32,14 +32,12 @@ Slot = tuple[int, Key]
 """Where an offer comes from: a Flavor goes before a LeafDevice."""
 
 _FLAVOR, _LEAF_DEVICE = 0, 1
-_KEPT_METADATA = ("name", "namespace", "uid", "creationTimestamp", "ownerReferences")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listed:
     """A flavor of any type, ready to be filtered and sent. `view` and `offer` are of sensors only."""
 
-    key: Key
     body: dict[str, Any]
     type_data: dict[str, Any]
     type: wire.TypeName
@@ -110,7 +108,7 @@ class Store:
         listed = None
         if isinstance(change, Put):
             try:
-                listed = _from_flavor(change.obj)
+                listed = _listed(Flavor.parse(change.obj))
             except InvalidField as error:
                 log.warning("flavor is not offered", key=change.key, error=str(error))
         self._set(change.key[1], (_FLAVOR, change.key), listed)
@@ -151,7 +149,7 @@ class Store:
             for sensor in leaf.spec.sensors:
                 try:
                     flavor = flavors.flavor_of(leaf, sensor, terms=terms, available=available)
-                    offered[flavor.metadata.name] = _listed(flavor, flavor.dump()["metadata"])
+                    offered[flavor.metadata.name] = _listed(flavor)
                 except InvalidField as error:
                     log.warning("sensor is not offered", key=key, sensor=sensor.uid, error=str(error))
         slot = (_LEAF_DEVICE, key)
@@ -187,26 +185,22 @@ class Store:
         self._hub.publish(flavor_id, orjson.dumps(event) + b"\n")
 
 
-def _from_flavor(obj: dict[str, Any]) -> Listed:
-    meta = obj["metadata"]
-    return _listed(Flavor.parse(obj), {key: meta[key] for key in _KEPT_METADATA if key in meta})
-
-
-def _listed(flavor: Flavor, metadata: dict[str, Any]) -> Listed:
+def _listed(flavor: Flavor) -> Listed:
     """Raises InvalidField where a sensor's typeData describes none: nobody could judge it."""
-    spec, name = flavor.spec, flavor.metadata.name
+    spec, name, namespace = flavor.spec, flavor.metadata.name, flavor.metadata.namespace or ""
     kind = spec.flavor_type.type_identifier
     view = sensor_from_flavor(spec) if kind == "Sensor" else None
     sent = flavor_to_wire(flavor_id=name, spec=spec, timestamp=flavor.metadata.creation_timestamp or "")
     return Listed(
-        key=key_of({"metadata": metadata}),
         body=sent.dump(),
         type_data=spec.flavor_type.type_data,
         type=sent.type.name,
         available=spec.availability,
         leaf=_leaf_of(flavor),
         view=view,
-        offer=Offer(metadata=metadata, spec=spec, max_consumers=view.sensor.max_consumers) if view else None,
+        offer=Offer(namespace=namespace, flavor_id=name, spec=spec, max_consumers=view.sensor.max_consumers)
+        if view
+        else None,
     )
 
 

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 from pydantic_settings import CliApp
 
-from crds.kube.client import Kube
+from crds.kube.client import Kube, Unavailable
 from edge_resource_manager.gateway.service import Gateway
 from edge_resource_manager.gateway.settings import GatewaySettings
 from scripts.testbed.cluster import Cluster
@@ -42,11 +42,25 @@ class Answer:
     headers: Any
 
 
+class Kubernetes(Kube):
+    """The real API server, whose answers to writes can get lost on the way."""
+
+    lost_answers = 0
+
+    async def request(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        answer = await super().request(method, path, **arguments)
+        if method != "GET" and self.lost_answers:
+            self.lost_answers -= 1
+            raise Unavailable(f"{method} {path}: the answer got lost")
+        return answer
+
+
 @dataclass
 class Provider:
     """A running gateway and how tests talk to it."""
 
     cluster: Cluster
+    kube: Kubernetes
     gateway: Gateway
     clock: Clock
     http: aiohttp.ClientSession
@@ -112,12 +126,13 @@ async def running(cluster: Cluster, *, tidy_seconds: float = 0.1, **changed: Any
     settings = CliApp.run(GatewaySettings, cli_args=flags(account, **changed))
     clock = Clock()
     stop = asyncio.Event()
-    async with await Kube.connect(kubeconfig=account) as kube, aiohttp.ClientSession() as http:
+    async with await Kubernetes.connect(kubeconfig=account) as kube, aiohttp.ClientSession() as http:
+        assert isinstance(kube, Kubernetes)
         gateway = Gateway(kube, settings, clock=clock, tidy_seconds=tidy_seconds)
         task = asyncio.create_task(gateway.run(stop))
         try:
             await eventually(lambda: task.done() or gateway.is_ready(), "the gateway is ready")
-            yield Provider(cluster, gateway, clock, http, f"http://{settings.listen}/api/v2")
+            yield Provider(cluster, kube, gateway, clock, http, f"http://{settings.listen}/api/v2")
         finally:
             stop.set()
             await asyncio.wait_for(task, 10)

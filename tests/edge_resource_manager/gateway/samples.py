@@ -108,3 +108,39 @@ def configuration(*, claim: str = "uid-1", url: str = TARGET, **changed: Any) ->
 def wish(flavor_id: str, *, buyer_id: str = "consumer1", **changed: Any) -> dict[str, Any]:
     """The body of RESERVE."""
     return {"flavorID": flavor_id, "buyerID": buyer(buyer_id), "configuration": configuration(**changed)}
+
+
+def leaf(name: str, *, namespace: str) -> dict[str, Any]:
+    """A LeafDevice with one sensor, on the node that is called as its namespace."""
+    return {
+        "apiVersion": "edge.fluidos.eu/v1alpha1",
+        "kind": "LeafDevice",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "nodeName": namespace,
+            "source": {"kind": "KubeEdgeDevice", "apiVersion": "devices.kubeedge.io/v1beta1", "name": name},
+            "sensors": [
+                {
+                    "uid": "s1",
+                    "model": "hts221",
+                    "category": "Environmental",
+                    "measurements": [{"type": "Humidity", "unit": "%"}],
+                    "latencyMicroseconds": 12000,
+                    "declared": {"latency": "12", "latencyUnit": "ms", "measurementUnits": ["%"]},
+                    "access": {"topic": "sensor/x"},
+                }
+            ],
+        },
+    }
+
+
+def refused_status(last_seen: str) -> dict[str, Any]:
+    """What discovery writes where the API server takes no Sensor flavor."""
+    refused = {
+        "type": "FlavorPublished",
+        "status": "False",
+        "reason": "FlavorRefused",
+        "message": "admission webhook denied the request",
+        "lastTransitionTime": last_seen,
+    }
+    return {"conditions": [refused], "lastSeenTime": last_seen}

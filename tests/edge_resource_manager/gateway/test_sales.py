@@ -1,13 +1,13 @@
 """Reserving and buying: a place that is held is held, a retry changes nothing, what is over is removed."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from scripts.testbed.cluster import Cluster
 from tests.edge_resource_manager.gateway import samples
-from tests.edge_resource_manager.gateway.conftest import Provider, eventually, running
+from tests.edge_resource_manager.gateway.conftest import Answer, Provider, eventually, running
 
 
 async def test_a_sensor_is_reserved_bought_and_given_back(provider: Provider, namespace: str) -> None:
@@ -320,3 +320,41 @@ async def test_an_api_server_that_is_away_is_503_and_the_retry_buys_once(start_c
 
         await eventually(bought, "bought after the restart")
         assert len(provider.objects("contracts", "default")) == 1
+
+
+async def test_a_write_whose_answer_got_lost_is_found_by_the_retry(provider: Provider, namespace: str) -> None:
+    (flavor,) = await provider.offer(samples.sensor("one", namespace=namespace, additional={"maxConsumers": "1"}))
+
+    async def twice(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        provider.kube.lost_answers = 1
+        assert (await ask()).status == 503
+        assert provider.kube.lost_answers == 0
+        return await ask()
+
+    reserved = await twice(lambda: provider.reserve(flavor))
+    assert reserved.status == 200
+    transaction = reserved.json["transactionID"]
+    renewed = await twice(lambda: provider.reserve(flavor))
+    assert renewed.json["transactionID"] == transaction
+    bought = await twice(lambda: provider.purchase(transaction))
+    assert bought.status == 200
+    path = f"/contracts/{bought.json['contractID']}"
+    changed = await twice(lambda: provider.ask("PUT", f"{path}/configuration", json=samples.configuration()))
+    assert changed.status == 200
+    assert len(provider.objects("contracts", namespace)) == 1
+    assert (await twice(lambda: provider.ask("DELETE", path))).status in (204, 404)
+    assert provider.objects("contracts", namespace) == []
+
+
+async def test_another_life_finds_what_the_first_one_sold(provider_cluster: Cluster, namespace: str) -> None:
+    flavor = samples.sensor("one", namespace=namespace, additional={"maxConsumers": "1"})
+    async with running(provider_cluster) as first:
+        (name,) = await first.offer(flavor)
+        transaction = (await first.reserve(name)).json
+    async with running(provider_cluster) as second:
+        assert (await second.reserve(name, buyer_id="other")).status == 409
+        contract = (await second.purchase(transaction["transactionID"])).json
+    async with running(provider_cluster) as third:
+        assert (await third.purchase(transaction["transactionID"])).json == contract
+        assert (await third.reserve(name)).json["transactionID"] == transaction["transactionID"]
+        assert (await third.reserve(name, buyer_id="other")).status == 409
