@@ -195,14 +195,7 @@ class Cluster:
                     raise
                 stop_all(self.children)
                 self.launch()
-        if self._controller_manager is not None:
-            # It serves no port of its own; the account in a namespace is the first thing that others need of it.
-            api = self.api
-            self._controller_manager.wait_until(
-                lambda: api.exists("/api/v1/namespaces/default/serviceaccounts/default"),
-                what="ServiceAccount default",
-                limit=READY_LIMIT_SECONDS,
-            )
+        self._await_controller_manager()
 
     def kill_apiserver(self) -> None:
         """SIGKILL to the API server. Nothing answers until `restart_apiserver`."""
@@ -234,6 +227,20 @@ class Cluster:
     def _await_apiserver(self) -> None:
         if self._apiserver is not None:
             self._apiserver.wait_until(self.api.ready, what="/readyz", limit=READY_LIMIT_SECONDS)
+
+    def _await_controller_manager(self) -> None:
+        if self._controller_manager is None:
+            return
+        if self._controller_manager.exit_code is not None:
+            # It gives the API server ten seconds to serve its account; on a busy machine that takes longer.
+            self._launch_controller_manager()
+        # It serves no port of its own; the account in a namespace is the first thing that others need of it.
+        api = self.api
+        self._controller_manager.wait_until(
+            lambda: api.exists("/api/v1/namespaces/default/serviceaccounts/default"),
+            what="ServiceAccount default",
+            limit=READY_LIMIT_SECONDS,
+        )
 
     def _launch_apiserver(self) -> None:
         files = self._directory
