@@ -140,7 +140,7 @@ def _show(stage: Stage, story: Story, report: Report) -> None:
     if story.progress:
         show.outcome(stage.console, story, report)
     if report.error is not None:
-        stage.console.print(f"\n[red]{escape(report.error)}[/red]")
+        stage.console.print(f"\n[red]{escape(report.error)}[/red]", soft_wrap=True)
 
 
 @contextlib.contextmanager
