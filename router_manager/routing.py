@@ -14,6 +14,7 @@ from crds.egress import EgressPolicy
 from crds.errors import InvalidField
 from crds.kube.client import AlreadyExists, Kube, NotFound
 from crds.kube.events import emit
+from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.queue import WorkQueue
 from crds.kube.watch import Change, Gone, Key, Put
 from crds.models.dataroute import DataRoute, DataRouteStatus
@@ -48,6 +49,7 @@ class Routing:
                 try:
                     self._contracts[key] = Contract.parse(obj)
                 except InvalidField as error:
+                    REFUSED_OBJECTS.labels("Contract").inc()
                     log.warning("contract not readable", contract="/".join(key), error=str(error))
                     return
                 self.contracts.add(key)
@@ -66,6 +68,7 @@ class Routing:
                 try:
                     now = offered(Flavor.parse(obj))
                 except InvalidField as error:
+                    REFUSED_OBJECTS.labels("Flavor").inc()
                     log.warning("flavor not readable", flavor=f"{namespace}/{name}", error=str(error))
                     now = None
             case Gone(_):
@@ -87,6 +90,7 @@ class Routing:
                 try:
                     route = DataRoute.parse(obj)
                 except InvalidField as error:
+                    REFUSED_OBJECTS.labels("DataRoute").inc()
                     log.warning("route not readable", route="/".join(key), error=str(error))
                     return
                 self._routes[key] = route

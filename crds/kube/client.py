@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -20,6 +21,7 @@ from kubernetes.aio import client as kubernetes_client
 from kubernetes.aio import config as kubernetes_config
 
 from crds.errors import Retryable, Terminal
+from crds.kube.metrics import REQUESTS
 from crds.models.base import Crd, Resource
 
 R = TypeVar("R", bound=Resource)
@@ -96,6 +98,7 @@ class Kube:
     def __init__(self, configuration: kubernetes_client.Configuration) -> None:
         configuration.connection_pool_maxsize = 64
         configuration.retries = None  # who retries, and when, is decided by the caller's queue alone
+        _settle_proxy(configuration)
         self.configuration = configuration
         self._api = kubernetes_client.ApiClient(configuration)
 
@@ -145,8 +148,10 @@ class Kube:
         try:
             raw = await self._api.rest_client.request(method, url, headers=headers, body=body, _request_timeout=seconds)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            REQUESTS.labels(method, "0").inc()
             raise Unavailable(f"{method} {path}: {type(error).__name__} {error}") from error
         response: aiohttp.ClientResponse = raw.response
+        REQUESTS.labels(method, str(response.status)).inc()
         if response.status >= 400:
             raise await _error(method, path, response)
         return response
@@ -246,6 +251,14 @@ class Kube:
         except (NotFound, Conflict):
             return False
         return True
+
+
+def _settle_proxy(configuration: kubernetes_client.Configuration) -> None:
+    """Read the environment's proxy once: aiohttp would again, in two threads, and double the cost of every request."""
+    server = urlsplit(configuration.host)
+    if configuration.proxy is None and not proxy_bypass(server.hostname or ""):
+        configuration.proxy = getproxies().get(server.scheme)
+    configuration.client_session_kwargs = {"trust_env": False}
 
 
 async def _error(method: str, path: str, response: aiohttp.ClientResponse) -> Unavailable | Refused:

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 import structlog
 
 from crds.errors import Retryable, Terminal
+from crds.kube.metrics import DEPTH, LOOK_SECONDS, LOOKS
 
 log = structlog.get_logger(__name__)
 
@@ -53,6 +54,7 @@ class WorkQueue(Generic[K]):
         self._wake = asyncio.Event()
         self._timer_wake = asyncio.Event()
         self._order = 0
+        DEPTH.labels(name).set_function(self.__len__)
 
     def __len__(self) -> int:
         return len(self._state.ready) + len(self._state.active)
@@ -116,19 +118,23 @@ class WorkQueue(Generic[K]):
                     self.add(key)
 
     async def _look(self, key: K) -> None:
-        failures = self._state.failures
+        failures, outcome = self._state.failures, "done"
         try:
-            again = await self._work(key)
+            with LOOK_SECONDS.labels(self._name).time():
+                again = await self._work(key)
         except Retryable as error:
+            outcome = "retry"
             failures[key] = failures.get(key, 0) + 1
             pause = error.after if error.after is not None else backoff(failures[key])
             log.warning("will try again", queue=self._name, key=key, error=str(error), retry_in=round(pause, 2))
             self.add_after(key, pause)
         except Terminal as error:
+            outcome = "terminal"
             failures.pop(key, None)
             log.error("given up until it changes", queue=self._name, key=key, reason=error.reason, error=str(error))
         except Exception:
             # A defect of ours in one object must not stop the work on all others; it is logged whole and tried again.
+            outcome = "defect"
             failures[key] = failures.get(key, 0) + 1
             log.exception("unexpected", queue=self._name, key=key)
             self.add_after(key, backoff(failures[key]))
@@ -136,6 +142,8 @@ class WorkQueue(Generic[K]):
             failures.pop(key, None)
             if again is not None:
                 self.add_after(key, again)
+        finally:
+            LOOKS.labels(self._name, outcome).inc()
 
 
 def backoff(failures: int) -> float:
