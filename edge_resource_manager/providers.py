@@ -156,7 +156,8 @@ class Providers:
                     for name, address in wanted - listening.keys():
                         listening[name, address] = group.create_task(self._listen(name, address))
                     try:
-                        await asyncio.wait_for(self._wake.wait(), EXPIRY_CHECK_SECONDS)
+                        async with asyncio.timeout(EXPIRY_CHECK_SECONDS):
+                            await self._wake.wait()
                     except TimeoutError:
                         continue
         finally:

@@ -96,7 +96,9 @@ class WorkQueue(Generic[K]):
             self._timer_wake.clear()
             pause = state.timers[0][0] - now if state.timers else None
             try:
-                await asyncio.wait_for(self._timer_wake.wait(), pause)
+                # Not wait_for: before Python 3.12 it can lose a cancellation that comes together with the event.
+                async with asyncio.timeout(pause):
+                    await self._timer_wake.wait()
             except TimeoutError:
                 continue
 
