@@ -191,7 +191,7 @@ class Rear:
     async def _answer(self, request: web.Request, handler: Handler, guard: Guard) -> web.StreamResponse:
         """Every request goes through here: bounds, readiness, problems, figures."""
         resource = request.match_info.route.resource
-        route = resource.canonical if resource is not None else "(none)"
+        method, route = (request.method, resource.canonical) if resource is not None else ("(other)", "(other)")
         begun = time.perf_counter()
         try:
             response = await self._handle(request, handler, guard)
@@ -201,7 +201,7 @@ class Rear:
             response = response_of(error)
         if isinstance(response, web.Response):  # not an event stream
             metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - begun)
-        metrics.REQUESTS.labels(request.method, route, response.status).inc()
+        metrics.REQUESTS.labels(method, route, response.status).inc()
         return response
 
     async def _handle(self, request: web.Request, handler: Handler, guard: Guard) -> web.StreamResponse:
