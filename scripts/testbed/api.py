@@ -65,10 +65,22 @@ class Api:
     ) -> Any:
         """Sends one request and returns the parsed answer, or its text where it is not JSON.
 
+        A server that says 429 is asked again for ten seconds: it does so while the storage of a new kind is made.
+
         Raises:
             ApiError: Any status but 2xx.
             OSError: Nobody answered.
         """
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while True:
+            try:
+                return self._request(method, path, body=body, content_type=content_type, query=query or {})
+            except ApiError as error:
+                if error.status != 429 or time.monotonic() > deadline:
+                    raise
+            time.sleep(POLL_SECONDS)
+
+    def _request(self, method: str, path: str, *, body: object, content_type: str, query: Mapping[str, str]) -> Any:
         connection = HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=TIMEOUT_SECONDS)
         try:
             connection.request(
