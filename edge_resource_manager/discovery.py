@@ -98,7 +98,9 @@ class DiscoveryReconciler:
                 failures += 1
                 log.warning("not loaded yet", error=str(error))
                 await asyncio.sleep(backoff(failures) if error.after is None else error.after)
-        await self.queue.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.queue.run())
+            group.create_task(self._offering.statuses.run())
 
     async def load(self) -> None:
         """Read what there is of nodes and of our own objects, so that what is not there may be called absent.

@@ -131,7 +131,7 @@ async def looks_again(discovery: DiscoveryReconciler, key: Key) -> None:
 
 async def idle(discovery: DiscoveryReconciler) -> None:
     async def is_idle() -> bool:
-        return not len(discovery.queue)
+        return not len(discovery.queue) and not len(discovery._offering.statuses)
 
     await eventually(is_idle)
 
@@ -183,6 +183,7 @@ async def test_a_deleted_node_is_waited_for_too(site: Site, restarted: bool) -> 
     written = site.writes()
     async with site.discovery() as discovery:
         assert await discovery.reconcile(key) is None
+        await idle(discovery)
         assert site.writes() == written
         site.cluster.add_node(node, samples.LABEL)
         await site.until(offered)
@@ -235,6 +236,7 @@ async def test_reports_cost_one_write_a_minute_at_most(site: Site) -> None:
             site.clock.advance(11)
             site.apply(report())
             await discovery.reconcile(key)
+            await idle(discovery)
         assert site.writes() == written
         site.clock.advance(11)
         site.apply(report())
@@ -243,6 +245,7 @@ async def test_reports_cost_one_write_a_minute_at_most(site: Site) -> None:
 
         async def written_again() -> bool:
             await discovery.reconcile(key)
+            await idle(discovery)
             return site.writes() != written
 
         await eventually(written_again)
