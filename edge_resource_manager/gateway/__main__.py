@@ -9,6 +9,7 @@ import uvloop
 
 from crds.kube.client import Kube
 from crds.kube.process import configure_logging, run_process
+from edge_resource_manager.gateway.egress import bound_lookups
 from edge_resource_manager.gateway.service import Gateway
 from edge_resource_manager.gateway.settings import GatewaySettings
 
@@ -23,6 +24,7 @@ def cli() -> int:
     """Entry point."""
     settings = GatewaySettings()
     configure_logging(settings.log_level)
+    bound_lookups()
     return run_process(
         lambda stop: main(settings, stop), runner=lambda: asyncio.Runner(loop_factory=uvloop.new_event_loop)
     )

@@ -6,16 +6,24 @@ The relay looks again when it connects, because what a name means can change in 
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 
 from crds.egress import Address, EgressPolicy, host_and_port
 from crds.models.delivery import Endpoint
 
 RESOLVE_SECONDS = 2.0
-MAX_LOOKUPS = 16
+MAX_LOOKUPS = 32
+
+
+def bound_lookups() -> None:
+    """Have the C library give up on a name when nobody waits for it any more. It reads this once, at first use."""
+    os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,8 @@ class EgressGate:
     def __init__(self, policy: EgressPolicy, *, resolve_seconds: float = RESOLVE_SECONDS) -> None:
         self._policy = policy
         self._seconds = resolve_seconds
-        self._lookups = asyncio.Semaphore(MAX_LOOKUPS)
+        # Threads of its own: lookups that hang, which a hostile name server can arrange, hold up other lookups at most.
+        self._resolvers = ThreadPoolExecutor(MAX_LOOKUPS, thread_name_prefix="resolver")
 
     async def refusal(self, endpoints: Iterable[Endpoint]) -> Refusal | None:
         """The first endpoint that is refused, in the buyer's order, or None.
@@ -60,10 +69,11 @@ class EgressGate:
         except ValueError:
             pass  # a name, or one of the short forms of IPv4 that only the resolver knows (127.1, 0x7f000001)
         try:
-            async with asyncio.timeout(self._seconds), self._lookups:
-                found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            async with asyncio.timeout(self._seconds):
+                lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+                found = await asyncio.get_running_loop().run_in_executor(self._resolvers, lookup)
         except TimeoutError:
             return f"could not be resolved within {self._seconds:g} s"
         except (OSError, UnicodeError) as error:
             return f"could not be resolved: {error.args[-1] if error.args else error}"
-        return tuple(ip_address(sockaddr[0]) for *_, sockaddr in found) or "has no address"
+        return tuple(ip_address(str(sockaddr[0])) for *_, sockaddr in found) or "has no address"

@@ -13,8 +13,7 @@ from http import HTTPStatus
 from typing import assert_never
 from weakref import WeakValueDictionary
 
-from crds.kube.client import Unavailable
-from crds.models.fluidos import Contract, NodeIdentity, Transaction
+from crds.models.fluidos import IDENTITY_CONFIG_MAP, Contract, NodeIdentity, Transaction
 from edge_resource_manager.domain import reservations
 from edge_resource_manager.domain.configuration import SensorConfiguration
 from edge_resource_manager.domain.reservations import (
@@ -67,7 +66,7 @@ class Sales:
         """Hold a place, or find the one that this buyer already has for this claim.
 
         Raises:
-            Rejected: 403, 404 or 409.
+            Rejected: 403, 404, 409 or 503.
         """
         await self._check_endpoints(wish.configuration)
         async with self.lock(wish.flavor_id):
@@ -82,7 +81,7 @@ class Sales:
                 metrics.OUTCOMES.labels(type(outcome).__name__).inc()
                 if (stored := await self._store_reservation(outcome, wish)) is not None:
                     return stored
-        raise Unavailable("the reservation keeps changing under our hands", after=1)
+        raise _too_busy(wish.flavor_id)
 
     async def purchase(self, transaction_id: str, *, telemetry: str | None) -> Contract:
         """Turn a reservation into a contract, or find the one that it became.
@@ -92,7 +91,7 @@ class Sales:
             telemetry: REAR's own endpoint field, if sent: it can only repeat what was reserved (and checked).
 
         Raises:
-            Rejected: 404, 408 or 409.
+            Rejected: 404, 408, 409 or 503.
             InvalidField: another endpoint than the reserved one.
         """
         flavor_id = self._flavor_of(transaction_id)
@@ -111,7 +110,7 @@ class Sales:
                 metrics.OUTCOMES.labels(type(outcome).__name__).inc()
                 if (stored := await self._store_purchase(outcome)) is not None:
                     return stored
-        raise Unavailable("the contract keeps changing under our hands", after=1)
+        raise _too_busy(flavor_id)
 
     async def release(self, transaction_id: str) -> None:
         """Give a reservation back. A contract that came of it stays.
@@ -167,7 +166,8 @@ class Sales:
 
     def _seller(self) -> NodeIdentity:
         if self._store.identity is None:
-            raise Unavailable("this node has no identity yet (ConfigMap fluidos-node-identity)", after=5)
+            detail = f"this provider has no identity yet (ConfigMap {IDENTITY_CONFIG_MAP})"
+            raise Rejected(HTTPStatus.SERVICE_UNAVAILABLE, detail, after=5)
         return self._store.identity
 
     def _flavor_of(self, transaction_id: str) -> str:
@@ -223,3 +223,8 @@ class Sales:
                 raise Rejected(HTTPStatus.CONFLICT, "the flavor is not available")
             case _:
                 assert_never(outcome)
+
+
+def _too_busy(flavor_id: str) -> Rejected:
+    """Somebody else writes the same objects, again and again."""
+    return Rejected(HTTPStatus.SERVICE_UNAVAILABLE, f"flavor {flavor_id} changes too fast", after=1)
