@@ -28,12 +28,14 @@ R = TypeVar("R", bound=Resource)
 Object = dict[str, Any]
 
 REQUEST_SECONDS = 20.0
+_AUTHORIZER = 'is forbidden: User "'
+"""In the message of a 403 that the authorizer says (apiserver, endpoints/handlers/responsewriters/errors.go)."""
 MERGE_PATCH = "application/merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 
 class Unavailable(Retryable):
-    """The API server is away, overloaded, or does not answer in time."""
+    """The API server is away, overloaded, does not answer in time, or does not let us (yet)."""
 
 
 class Refused(Terminal):
@@ -272,6 +274,10 @@ async def _error(method: str, path: str, response: aiohttp.ClientResponse) -> Un
     except (orjson.JSONDecodeError, AttributeError):
         message, reason = text[:500], ""
     code = response.status
+    if code == 401 or (code == 403 and _AUTHORIZER in message):
+        # About us, not about the object, and it may pass: tokens are rotated, roles are granted, and a server that has
+        # just started refuses everybody until it has read them. An admission's 403 is a verdict on the object.
+        return Unavailable(f"{method} {path}: {code} {message}")
     if code == 429 or code >= 500:
         after = response.headers.get("Retry-After", "")
         return Unavailable(f"{method} {path}: {code} {message}", after=float(after) if after.isdigit() else None)
