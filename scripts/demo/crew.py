@@ -131,12 +131,14 @@ def answers(url: str) -> bool:
     return True
 
 
-def get(url: str) -> bytes:
-    """What a server on this machine answers; never by way of a proxy.
+def get(url: str, *, put: bytes | None = None) -> bytes:
+    """What a server on this machine answers to a GET, or to a PUT of something; never by way of a proxy.
 
     Raises:
-        OSError: no answer, or not 200.
+        OSError: no answer, or not 2xx.
     """
-    with _direct.open(url, timeout=HTTP_SECONDS) as answer:
+    method = "GET" if put is None else "PUT"
+    request = urllib.request.Request(url, data=put, method=method)  # noqa: S310 - a URL of our own making
+    with _direct.open(request, timeout=HTTP_SECONDS) as answer:
         body: bytes = answer.read()
         return body

@@ -17,7 +17,7 @@ from crds.typedata import FlavorView, sensor_from_flavor
 from scripts.demo.crew import get
 from scripts.demo.inventory import STATIONS
 from scripts.demo.site import Consumer, Provider
-from scripts.sink.record import Received
+from scripts.sink.record import Fault, Received
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,10 @@ class SinkClient:
     def received(self, endpoint: str) -> Received:
         """All that one endpoint has."""
         return validate(Received, self._get(endpoint))
+
+    def set_fault(self, endpoint: str, fault: Fault) -> None:
+        """Let one endpoint misbehave, or behave again."""
+        get(f"{self.url}/{endpoint}", put=orjson.dumps(fault.dump()))
 
     def _get(self, path: str) -> Any:
         return orjson.loads(get(f"{self.url}/{path}"))
