@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from crds.errors import EdgeError
 from scripts.demo import running, show
+from scripts.demo.background import Ready, in_background
 from scripts.demo.crew import NotReachedError
 from scripts.demo.report import Report
 from scripts.demo.stage import Stage
@@ -55,10 +56,9 @@ def main() -> int:
     )
     try:
         with exit_on_signals():
-            return _demo(options, report_file=report_file, keep=arguments.keep)
-    except FAILURES as error:  # of a demo that was left running
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+            if arguments.keep:
+                return in_background(lambda ready: _demo(options, report_file=report_file, ready=ready))
+            return _demo(options, report_file=report_file)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--report", type=Path, default=Path("demo-report.json"), metavar="FILE", help="demo-report.json"
     )
-    parser.add_argument("--keep", action="store_true", help="leave it running at the end, until Ctrl-C or --stop")
+    parser.add_argument("--keep", action="store_true", help="leave it running at the end, until --stop")
     parser.add_argument("--stop", action="store_true", help="end a demo that was left running")
     return parser
 
@@ -108,7 +108,7 @@ def _rate(text: str) -> float:
     return value
 
 
-def _demo(options: Options, *, report_file: Path, keep: bool) -> int:
+def _demo(options: Options, *, report_file: Path, ready: Ready | None = None) -> int:
     stage = Stage()
     report = Report(ok=False, error="interrupted")
     try:
@@ -123,11 +123,19 @@ def _demo(options: Options, *, report_file: Path, keep: bool) -> int:
                 report = story.report("interrupted")
                 raise
             _show(stage, story, report)
-            if keep and report.error is None:
-                write(report_file, report)
-                running.keep(stage.console, story)
+            write(report_file, report)
+            status = _conclude(stage, report, report_file)
+            if ready is not None and report.error is None:
+                running.keep(stage.console, story, ready=lambda: ready(status, directory / "demo.log"))
+            return status
+    except FAILURES as error:  # of a demo that was left running
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     finally:
         write(report_file, report)
+
+
+def _conclude(stage: Stage, report: Report, report_file: Path) -> int:
     stage.console.print(f"\n{'[green]ok[/green]' if report.ok else '[red]not ok[/red]'}: report in {report_file}")
     return 0 if report.ok else 1
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +22,13 @@ PID_FILE: Final = "demo.pid"
 STOP_SECONDS: Final = 30.0
 
 
-def keep(console: Console, story: Story) -> None:
-    """Let the devices publish on, say what to try, and wait for Ctrl-C or SIGTERM.
+def keep(console: Console, story: Story, *, ready: Callable[[], None]) -> None:
+    """Let the devices publish on, say what to try, and wait for SIGTERM.
+
+    Args:
+        console: for what can be tried.
+        story: has been told.
+        ready: is called when all has been said.
 
     Raises:
         ChildFailedError: a process ended.
@@ -30,18 +36,22 @@ def keep(console: Console, story: Story) -> None:
     story.start_devices("devices-kept", "--rate", "1")
     sites = [*story.consumers, *story.providers]
     consumer, provider = story.consumers[0].cluster.context, story.providers[0].cluster.context
-    kubectl = f"{story.kubectl} --context"
+    found = shutil.which("kubectl")
+    path = () if found and Path(found) == story.kubectl else (f"export PATH={story.kubectl.parent}:$PATH",)
+    kubectl = "kubectl --context"
     for line in (
         "",
         f"export KUBECONFIG={story.kubeconfig}",
+        *path,
         f"contexts: {', '.join(site.cluster.context for site in sites)}; namespace {NAMESPACE}",
         "to try:",
         f"  {kubectl} {provider} get fluidos -A",
         f"  {kubectl} {consumer} get sensorclaims -o wide",
         f"  {kubectl} {provider} annotate device stwin-box-1 sensors- --overwrite   # and look at the claims again",
-        "to end it: Ctrl-C here, or scripts/demo.sh --stop anywhere",
+        "to end it: scripts/demo.sh --stop",
     ):
         console.print(line, markup=False, soft_wrap=True)
+    ready()
     try:
         while True:
             story.crew.check()
