@@ -7,6 +7,7 @@ Source: fluidos-project/node, REAR gateway; sensors, contracts and events by doc
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -136,15 +137,13 @@ class RearProvider:
             async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
                 if response.status != 200:
                     raise await _refusal(response)
-                async for line in response.content:
-                    if len(line) > MAX_LINE_BYTES:
-                        raise ProviderSilent("an event that is too long")
-                    event = wire.parse_event(line) if line.strip() else None
+                async for line in _lines(response):
+                    event = wire.parse_event(line)
                     if event is not None:
                         yield event
         except InvalidField as error:
             raise ProviderSilent(f"unreadable event: {error}") from error
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ProviderSilent(f"event stream cut: {_told(error)}") from error
 
     async def _ask(self, model: type[M], method: str, path: str, *, body: BaseModel | None = None) -> M:
@@ -177,7 +176,7 @@ class RearProvider:
                 return await _bounded(response, limit=limit)
         except TimeoutError as error:
             raise ProviderSilent(f"no answer within {self._seconds:g} s") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise ProviderSilent(_told(error)) from error
 
 
@@ -189,7 +188,6 @@ def rear_session() -> aiohttp.ClientSession:
         headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         # A few kilobytes must not unfold to gigabytes: who compresses in spite of `identity` is not understood.
         auto_decompress=False,
-        read_bufsize=MAX_LINE_BYTES,
     )
 
 
@@ -202,6 +200,18 @@ async def _bounded(response: aiohttp.ClientResponse, *, limit: int) -> bytes:
             raise ProviderSilent(f"an answer of more than {limit} bytes")
         parts.append(part)
     return b"".join(parts)
+
+
+async def _lines(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """Lines that are not blank. aiohttp's own reader answers a line that is too long with an error of its parser."""
+    rest = b""
+    async for part in response.content.iter_any():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+        if len(rest) > MAX_LINE_BYTES:
+            raise ProviderSilent(f"an event of more than {MAX_LINE_BYTES} bytes")
 
 
 async def _refusal(response: aiohttp.ClientResponse) -> ProviderSilent | ProviderRefused:
@@ -224,7 +234,8 @@ def _told(error: Exception) -> str:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return "its name is not known"
     if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot connect: {error.os_error.strerror or type(error.os_error).__name__}"
+        number = error.os_error.errno
+        return f"cannot connect: {os.strerror(number) if number else type(error.os_error).__name__}"
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "closed the connection"
     return f"no HTTP answer: {type(error).__name__}"
