@@ -66,6 +66,10 @@ class Records(Generic[R]):
         self._put(key_of(obj), item)
         return item
 
+    def assume(self, item: R) -> None:
+        """Take what may have been stored; whatever the API server says of it is newer."""
+        self._put(_key(item), item)
+
     def ended(self, item: R) -> None:
         """An own delete was answered. The watch will say so too; until then this life of the name stays ended."""
         key = _key(item)

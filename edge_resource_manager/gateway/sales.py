@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import assert_never
 from weakref import WeakValueDictionary
 
+from crds.errors import Retryable
 from crds.models.fluidos import IDENTITY_CONFIG_MAP, Contract, NodeIdentity, Transaction
 from edge_resource_manager.domain import reservations
 from edge_resource_manager.domain.configuration import SensorConfiguration
@@ -190,7 +191,12 @@ class Sales:
         records = self._store.transactions
         match outcome:
             case Held(transaction):
-                return await self._ledger.create(records, transaction, now=self._clock())
+                try:
+                    return await self._ledger.create(records, transaction, now=self._clock())
+                except Retryable:
+                    # It may be stored all the same. Until it expires, or the watch knows better, its place is taken.
+                    records.assume(transaction)
+                    raise
             case Renewed(transaction):
                 spec = transaction.spec.dump()
                 held = self._store.book(wish.flavor_id).transactions[wish.transaction_id]

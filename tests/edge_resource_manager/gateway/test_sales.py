@@ -308,6 +308,9 @@ async def test_an_api_server_that_is_away_is_503_and_the_retry_buys_once(start_c
         (flavor,) = await provider.offer(samples.flavor("a", namespace="default"))
         transaction = (await provider.reserve(flavor)).json["transactionID"]
         own.kill_apiserver()
+        assert (await provider.reserve(flavor, buyer_id="second")).status == 503
+        # Nobody knows whether it was stored: of two places none is left.
+        assert (await provider.reserve(flavor, buyer_id="third")).status == 409
         away = await provider.purchase(transaction)
         assert away.status == 503
         assert int(away.headers["Retry-After"]) >= 1
@@ -319,6 +322,8 @@ async def test_an_api_server_that_is_away_is_503_and_the_retry_buys_once(start_c
             return (await provider.purchase(transaction)).status == 200
 
         await eventually(bought, "bought after the restart")
+        assert (await provider.reserve(flavor, buyer_id="second")).status == 200
+        assert len(provider.objects("transactions", "default")) == 2
         assert len(provider.objects("contracts", "default")) == 1
 
 
@@ -331,7 +336,10 @@ async def test_a_write_whose_answer_got_lost_is_found_by_the_retry(provider: Pro
         assert provider.kube.lost_answers == 0
         return await ask()
 
-    reserved = await twice(lambda: provider.reserve(flavor))
+    provider.kube.lost_answers = 1
+    assert (await provider.reserve(flavor)).status == 503
+    assert (await provider.reserve(flavor, buyer_id="other")).status == 409
+    reserved = await provider.reserve(flavor)
     assert reserved.status == 200
     transaction = reserved.json["transactionID"]
     renewed = await twice(lambda: provider.reserve(flavor))
