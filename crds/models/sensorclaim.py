@@ -188,12 +188,6 @@ class SensorClaim(Resource):
             Column("Providers", ".status.providers"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
-            Column(
-                "Latency",
-                ".status.bindings[*].latencyMicroseconds",
-                priority=1,
-                description="declared, microseconds",
-            ),
         ),
     )
 
