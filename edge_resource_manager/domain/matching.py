@@ -18,9 +18,10 @@ from crds.models.leafdevice import Measurement
 from crds.models.sensorclaim import Bound, Limits, SensorClaimSpec, SensorNeed
 from crds.selector import NotMatched, Selector, attributes, compile_selector, device
 from crds.typedata import FlavorView, sensor_from_flavor
-from crds.units import Unit, parse_unit
+from crds.units import parse_unit
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.conversion import flavor_from_wire
+from edge_resource_manager.domain.query import folded, measures_in
 
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.ASCII)
 
@@ -120,7 +121,6 @@ class Need:
 
     sensor: SensorNeed
     limits: Limits
-    unit: Unit | None
     selector: Selector | None
 
     @classmethod
@@ -131,11 +131,10 @@ class Need:
             InvalidField: the selector is no boolean CEL expression, or the unit is unknown.
         """
         sensor = spec.sensor or SensorNeed()
-        unit = None
         if sensor.unit is not None:
-            unit = parse_unit(sensor.unit, field="spec.sensor.unit", sensor_type=sensor.type or "")
+            parse_unit(sensor.unit, field="spec.sensor.unit", sensor_type=sensor.type or "")
         selector = None if spec.selector is None else compile_selector(spec.selector, field="spec.selector")
-        return cls(sensor=sensor, limits=spec.limits or Limits(), unit=unit, selector=selector)
+        return cls(sensor=sensor, limits=spec.limits or Limits(), selector=selector)
 
 
 def judge(need: Need, candidate: Candidate) -> Fits | Fails:
@@ -229,9 +228,9 @@ def _different(need: Need, view: FlavorView) -> Iterator[Miss]:
     if need.sensor.type is not None and measured is None:
         types = ", ".join(measurement.type for measurement in sensor.measurements)
         yield Miss(field="type", asked=need.sensor.type, has=types)
-    elif need.unit is not None:
+    elif need.sensor.unit is not None:
         of_type = sensor.measurements if measured is None or need.sensor.type is None else (measured,)
-        if not any(_same_unit(need.unit, measurement) for measurement in of_type):
+        if not any(measures_in(need.sensor.unit, measurement) for measurement in of_type):
             yield Miss(
                 field="unit",
                 asked=need.sensor.unit or "1",
@@ -246,7 +245,7 @@ def _different(need: Need, view: FlavorView) -> Iterator[Miss]:
         ("mcu", need.sensor.mcu, board.mcu),
         ("mcuFamily", need.sensor.mcu_family, board.mcu_family),
     ):
-        if asked is not None and asked.casefold() != (has or "").casefold():
+        if asked is not None and folded(asked) != folded(has or ""):
             yield Miss(field=field, asked=asked, has=has or "not declared")
 
 
@@ -270,13 +269,7 @@ def _measured(asked: str | None, view: FlavorView) -> Measurement | None:
     """The quantity that is asked for, or the first where none is named."""
     if asked is None:
         return view.sensor.measurements[0]
-    return next((m for m in view.sensor.measurements if m.type.casefold() == asked.casefold()), None)
-
-
-def _same_unit(unit: Unit, measurement: Measurement) -> bool:
-    """By meaning, not by spelling: degC is °C, but mW is not MW."""
-    other = parse_unit(measurement.unit, field="unit", sensor_type=measurement.type)
-    return (unit.dimension, unit.scale, unit.offset) == (other.dimension, other.scale, other.offset)
+    return next((m for m in view.sensor.measurements if folded(m.type) == folded(asked)), None)
 
 
 def _asked(bound: Bound, show: Callable[[int], str]) -> str:

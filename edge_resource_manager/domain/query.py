@@ -135,8 +135,8 @@ class SensorQuery:
     def matches(self, view: FlavorView) -> bool:
         """Whether a flavor satisfies every filter."""
         return (
-            all(any(_folded(has) == asked for has in _TEXTS[name](view)) for name, asked in self.texts)
-            and all(any(_measures_in(unit, has) for has in view.sensor.measurements) for unit in self.units)
+            all(any(folded(has) == asked for has in _TEXTS[name](view)) for name, asked in self.texts)
+            and all(any(measures_in(unit, has) for has in view.sensor.measurements) for unit in self.units)
             and all(_NUMBERS[name].read(view.sensor) in interval for name, interval in self.numbers)
             and all(self._accurate(limit, view.sensor) for limit in self.accuracies)
         )
@@ -144,7 +144,7 @@ class SensorQuery:
     def _accurate(self, limit: _AccuracyLimit, sensor: Sensor) -> bool:
         """By each sensor type that was asked for: a humidity's accuracy says nothing about a temperature."""
         asked = {text for name, text in self.texts if name == "sensorType"}
-        about = [measurement for measurement in sensor.measurements if _folded(measurement.type) in asked]
+        about = [measurement for measurement in sensor.measurements if folded(measurement.type) in asked]
         return bool(about) and all(limit.holds(measurement) for measurement in about)
 
 
@@ -165,7 +165,7 @@ def parse_query(pairs: Pairs) -> SensorQuery:
     filters, limit = parse_filters(pairs, SENSOR_FIELDS, aliases=_ALIASES)
     for asked in filters:
         if asked.field in _TEXTS:
-            texts.append((asked.field, _folded(asked.text())))
+            texts.append((asked.field, folded(asked.text())))
         elif asked.field == "unit":
             parse_unit(asked.text(), field=asked.name)
             units.append(asked.value)
@@ -239,12 +239,13 @@ def _accuracy(asked: Filter) -> _AccuracyLimit:
 _NO_UNIT = Unit("", Dimension.RATIO, Fraction(1))
 
 
-def _measures_in(symbol: str, measurement: Measurement) -> bool:
+def measures_in(symbol: str, measurement: Measurement) -> bool:
     """By meaning, not by spelling: degC is °C, but mW is not MW."""
     asked = parse_unit(symbol, field="unit", sensor_type=measurement.type)
     has = parse_unit(measurement.unit, field="unit", sensor_type=measurement.type)
     return (asked.dimension, asked.scale, asked.offset) == (has.dimension, has.scale, has.offset)
 
 
-def _folded(text: str) -> str:
+def folded(text: str) -> str:
+    """For comparison without regard to case and to compatible characters."""
     return unicodedata.normalize("NFKC", text).casefold()
