@@ -157,9 +157,11 @@ class Relay:
     def _open(self, key: LaneKey, way: Way) -> None:
         file = self._positions.file(key)
         position = file.read()
-        if position is None:
-            # On disk before the table is: else a crash in between would leave a lane that starts anew, later.
+        if position is None or position > self.spool.head:
+            # New, or the spool lost its tail with the machine's power. On disk before the table is: else a crash in
+            # between would leave a lane that starts anew, later.
             position = self.spool.head
+            file.delete()
             file.write(position)
         lane = Lane(spool=self.spool, memory=self._memory, feeds=way.feeds, position=position)
         pump = self.pumps[key] = Pump(key=key, way=way, lane=lane, position=file, outlet=self._outlet)

@@ -1,7 +1,8 @@
-"""From the source into the spool, from there to the lanes, and only then the acknowledgement.
+"""From the source to the lanes and into the spool, and only then the acknowledgement.
 
-While one batch is being written, the next one gathers; so a quiet relay writes each message at once, and a busy one
-writes many with one fdatasync.
+A target does not wait for the disk: what it got before a crash and the spool has not, the broker sends again. Only the
+acknowledgement waits, and so records can gather for one fdatasync, a few milliseconds or until there are some: never so
+many that a broker with a small window of unacknowledged messages (mosquitto's default is 20) would have to wait.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from operator import attrgetter
 
@@ -27,17 +27,10 @@ log = structlog.get_logger(__name__)
 
 _MAX_PENDING_BYTES = 8 << 20
 _MAX_LINGER_SECONDS = 0.004
+_GATHER_SECONDS = 0.005
+_FEW_RECORDS = 16
 _FULL_SECONDS = 0.2
 _MAX_DISK_RETRY_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """What one read of the socket brought, and when."""
-
-    connection: Connection
-    ingested_ns: int
-    received: Received
 
 
 class _Group:
@@ -59,7 +52,7 @@ class Ingest:
         self.problem = ""
         self._groups: dict[str, _Group] = {}
         self._spool = spool
-        self._pending: list[_Read] = []
+        self._unacknowledged: list[tuple[Connection, list[bytes]]] = []
         self._pending_bytes = 0
         self._paused: set[Connection] = set()
         self._arrived = asyncio.Event()
@@ -76,8 +69,11 @@ class Ingest:
 
     def receive(self, connection: Connection, received: Received) -> None:
         """See Receiver."""
-        self._pending.append(_Read(connection, time.time_ns(), received))
-        self._pending_bytes += sum([len(publish.payload) for publish in received.publishes])
+        records, groups = self._sort(connection, received)
+        self._spool.accept(records)
+        _hand_on(groups)
+        self._unacknowledged.append((connection, received.packet_ids))
+        self._pending_bytes += sum([len(record.payload) for record in records])
         if self._pending_bytes >= _MAX_PENDING_BYTES or self._spool.full:
             connection.pause()
             self._paused.add(connection)
@@ -89,62 +85,55 @@ class Ingest:
         await self._idle.wait()
 
     async def run(self) -> None:
-        """Write and hand on for ever."""
+        """Write and acknowledge for ever."""
         last = 0
         while True:
-            if not self._pending:
+            if not self._unacknowledged:
                 self._idle.set()
                 self._arrived.clear()
                 await self._arrived.wait()
-            linger = linger_seconds(last, most=_MAX_LINGER_SECONDS)
-            if linger:
-                await asyncio.sleep(linger)
+            quiet = len(self._spool.tail) < _FEW_RECORDS
+            await asyncio.sleep(_GATHER_SECONDS if quiet else linger_seconds(last, most=_MAX_LINGER_SECONDS))
+            owed, self._unacknowledged, self._pending_bytes = self._unacknowledged, [], 0
+            last = len(self._spool.tail)
+            if last:
+                await self._flush()
+            self.problem = ""
+            for connection, packet_ids in owed:
+                connection.acknowledge(packet_ids)
             while self._spool.full:
                 self.problem = "the spool is full: a target is behind"
                 await asyncio.sleep(_FULL_SECONDS)
-            reads, self._pending, self._pending_bytes = self._pending, [], 0
-            records, groups = self._sort(reads)
-            last = len(records)
-            if records:
-                await self._append(records)
-                _hand_on(groups)
-            self.problem = ""
-            for read in reads:
-                read.connection.acknowledge(read.received.packet_ids)
             for connection in self._paused:
                 connection.resume()
             self._paused.clear()
 
-    def _sort(self, reads: Sequence[_Read]) -> tuple[list[Record], list[_Group]]:
+    def _sort(self, connection: Connection, received: Received) -> tuple[list[Record], list[_Group]]:
         """What somebody wants, and who. A broker's retained copy is older than the subscription: no reading of now."""
         records: list[Record] = []
         touched: list[_Group] = []
-        first_id = next_id = self._spool.next_id
-        groups = self._groups
-        for read in reads:
-            ingested_ns = read.ingested_ns
-            for topic, payload, retained in read.received.publishes:
-                group = groups.get(topic)
-                if group is None or retained:
-                    self.unwanted += 1
-                    if group is None:
-                        read.connection.stray(topic)
-                    continue
-                record = Record(next_id, ingested_ns, topic, payload)
-                next_id += 1
-                records.append(record)
-                if not group.records:
-                    touched.append(group)
-                group.records.append(record)
-            self.received += len(read.received.publishes)
-        self._spool.reserve(next_id - first_id)
+        groups, next_id, now_ns = self._groups, self._spool.next_id, time.time_ns()
+        for topic, payload, retained in received.publishes:
+            group = groups.get(topic)
+            if group is None or retained:
+                self.unwanted += 1
+                if group is None:
+                    connection.stray(topic)
+                continue
+            record = Record(next_id, now_ns, topic, payload)
+            next_id += 1
+            records.append(record)
+            if not group.records:
+                touched.append(group)
+            group.records.append(record)
+        self.received += len(received.publishes)
         return records, touched
 
-    async def _append(self, records: Sequence[Record]) -> None:
+    async def _flush(self) -> None:
         attempt = 0
         while True:
             try:
-                await self._spool.append(records)
+                await self._spool.flush()
             except OSError as error:
                 self.problem = f"cannot write the spool: {error}"
                 log.error("cannot write the spool", error=str(error))

@@ -1,7 +1,8 @@
 """Where a target's records come from: a queue in memory while it keeps up, the spool on disk while it does not.
 
 A lane is one (route, target). Lanes share records, and the lists that they arrive in; all queues together have one
-bound. A lane whose queue is full, or that starts behind the spool's head, reads pages from disk until it has caught up.
+bound. A lane whose queue is full, or that starts behind, reads pages from disk, and at the end what the spool has not yet
+written.
 """
 
 from __future__ import annotations
@@ -63,17 +64,19 @@ class Lane:
 
     @property
     def position(self) -> int:
-        """Every record below is delivered, dead, filtered or of other lanes."""
+        """Every record below is on disk, and delivered, dead, filtered or of other lanes."""
         if self._owed is not None:
-            return self._owed
-        if self._queue:
-            return self._queue[0][0].id
-        return self._spool.head if self._behind is None else self._next_id
+            position = self._owed
+        elif self._queue:
+            position = self._queue[0][0].id
+        else:
+            position = self._spool.next_id if self._behind is None else self._next_id
+        return min(position, self._spool.head)
 
     @property
     def backlog(self) -> int:
-        """Records up to the spool's head; while behind those of other topics count as well."""
-        return self._queued + (0 if self._behind is None else self._spool.head - self._next_id)
+        """Records still to be delivered; while behind those of other topics count as well."""
+        return self._queued + (0 if self._behind is None else self._spool.next_id - self._next_id)
 
     @property
     def crowded(self) -> bool:
@@ -81,7 +84,7 @@ class Lane:
         return self._behind is not None or self._queued >= _CROWDED_RECORDS
 
     def push(self, records: Sequence[Record], size_bytes: int) -> None:
-        """Records of the lane's topics were appended to the spool. The list is shared: nobody changes it."""
+        """Records of the lane's topics, which the spool has accepted. The list is shared: nobody changes it."""
         if self._behind is not None or self._closed:
             return
         size_bytes += len(records) * _RECORD_BYTES
@@ -148,7 +151,7 @@ class Lane:
         self._clear()
 
     def _place(self, position: int) -> Cursor | None:
-        return self._spool.seek(position) if position < self._spool.head else None
+        return self._spool.seek(position) if position < self._spool.next_id else None
 
     def _enqueue(self, records: Sequence[Record], held_bytes: int) -> None:
         self._queue.append(records)
@@ -168,11 +171,15 @@ class Lane:
         self._queue.clear()
 
     async def _read_page(self, cursor: Cursor) -> None:
-        page = await self._spool.read(cursor, from_id=self._next_id, topics=self._feeds)
-        self._next_id = page.next_id
-        if page.records and not self._closed:
+        if self._next_id >= self._spool.head:
+            # All of the disk is read. No await from here on: what comes next is pushed.
+            self._behind = None
+            records = [one for one in self._spool.tail if one.id >= self._next_id and one.topic in self._feeds]
+        else:
+            page = await self._spool.read(cursor, from_id=self._next_id, topics=self._feeds)
+            self._next_id, self._behind = page.next_id, page.cursor
+            records = page.records
+        if records and not self._closed:
             # A page counts as memory but is not refused: who waits for the memory of others may wait for ever.
-            size_bytes = sum([len(record.payload) for record in page.records])
-            self._enqueue(page.records, size_bytes + len(page.records) * _RECORD_BYTES)
-        # No await between the end of the read and here: what is appended from now on is pushed.
-        self._behind = page.cursor if page.next_id < self._spool.head else None
+            size_bytes = sum([len(record.payload) for record in records])
+            self._enqueue(records, size_bytes + len(records) * _RECORD_BYTES)

@@ -1,7 +1,6 @@
 """What the relay has taken responsibility for: a log on disk, in segments that go when every lane has passed them.
 
-Appending is for one task; reading is for any number. A record is in the spool, and may be acknowledged to its source,
-when `append` returns.
+A record may be acknowledged to its source when the flush after it has returned.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ class _Segment:
 
 
 class Spool:
-    """Segmented, checksummed, append-only. Made by `open`."""
+    """Segmented, checksummed, append-only; one task flushes. Made by `open`."""
 
     def __init__(
         self, *, directory: Path, identity: str, segments: list[_Segment], next_id: int, limits: tuple[int, int]
@@ -70,7 +69,9 @@ class Spool:
         self.head = next_id
         """One more than the last record that is on disk."""
         self.next_id = next_id
-        """One more than the last id that was given out."""
+        """One more than the last record that was accepted."""
+        self.tail: list[Record] = []
+        """What is between: accepted, and not yet on disk."""
         self.damaged = 0
         self.size = sum(segment.size for segment in segments)
         self._directory = directory
@@ -116,18 +117,18 @@ class Spool:
         """The bound is reached: the sources have to wait."""
         return self.size >= self._max_bytes
 
-    def reserve(self, records: int) -> int:
-        """Give out ids for the next append; the first of them is returned."""
-        first = self.next_id
-        self.next_id += records
-        return first
+    def accept(self, records: Sequence[Record]) -> None:
+        """Take records, whose ids go on from `next_id`; they are on disk after the next flush."""
+        self.tail += records
+        self.next_id += len(records)
 
-    async def append(self, records: Sequence[Record]) -> None:
-        """Make records durable; their ids are the ones reserved last.
+    async def flush(self) -> None:
+        """Make all that was accepted so far durable.
 
         Raises:
-            OSError: the disk is full or broken; nothing was appended, and the same records may be tried again.
+            OSError: the disk is full or broken; nothing was written, and the next flush tries again.
         """
+        records = self.tail[:]
         data = frame(records, mark=self._mark)
         await asyncio.get_running_loop().run_in_executor(self._writer, self._write, data, records[0].id)
         active = self._segments[-1]
@@ -136,6 +137,7 @@ class Spool:
         active.size += len(data)
         self.size += len(data)
         self.head = records[-1].id + 1
+        del self.tail[: len(records)]
 
     def seek(self, record_id: int) -> Cursor:
         """A place at or before the record."""

@@ -27,9 +27,14 @@ def feeds(**since: int) -> dict[str, Feed]:
 
 
 async def append(spool: Spool, count: int, topic: str = "a", payload: bytes = b"x") -> list[Record]:
-    first = spool.reserve(count)
-    records = [record(first + n, payload, topic=topic) for n in range(count)]
-    await spool.append(records)
+    records = accept(spool, count, topic, payload)
+    await spool.flush()
+    return records
+
+
+def accept(spool: Spool, count: int, topic: str = "a", payload: bytes = b"x") -> list[Record]:
+    records = [record(spool.next_id + n, payload, topic=topic) for n in range(count)]
+    spool.accept(records)
     return records
 
 
@@ -56,6 +61,18 @@ async def test_a_lane_starts_with_its_position_and_catches_up_from_disk(spool: S
     push(lane, await append(spool, 3))
     assert lane.backlog == 3
     assert await take_all(lane, 3) == [101, 102, 103]
+
+
+async def test_a_lane_that_caught_up_takes_what_is_not_yet_on_disk_and_then_what_comes(spool: Spool) -> None:
+    await append(spool, 10)
+    accept(spool, 10)
+    lane = Lane(spool=spool, memory=Memory(1 << 20), feeds=feeds(a=0), position=6)
+    found = await take_all(lane, 15)
+    push(lane, accept(spool, 5))
+    assert found + await take_all(lane, 5) == list(range(6, 26))
+    assert lane.position == 11, "what a power cut would take is owed"
+    await spool.flush()
+    assert lane.position == 26
 
 
 async def test_a_lane_gets_nothing_from_before_its_topic_was_its(spool: Spool) -> None:
@@ -143,6 +160,7 @@ def test_batches_keep_order_and_bounds(
     memory = Memory(1 << 20)
     lane = Lane(spool=own, memory=memory, feeds=feeds(a=0), position=1)
     pending = [record(n + 1, b"x" * size, topic="a") for n, size in enumerate(sizes)]
+    own.accept(pending)
     while pending:
         cut = cuts.pop() if cuts else len(pending)
         push(lane, pending[:cut])

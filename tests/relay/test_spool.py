@@ -33,9 +33,9 @@ def segments(directory: Path) -> list[Path]:
 
 
 async def append(spool: Spool, *payloads: bytes, topic: str = "a/b") -> list[Record]:
-    first = spool.reserve(len(payloads))
-    records = [record(first + n, payload, topic=topic) for n, payload in enumerate(payloads)]
-    await spool.append(records)
+    records = [record(spool.next_id + n, payload, topic=topic) for n, payload in enumerate(payloads)]
+    spool.accept(records)
+    await spool.flush()
     return records
 
 
@@ -201,19 +201,19 @@ async def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     spool = Spool.open(tmp_path)
     kept = await append(spool, b"kept")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    first = spool.reserve(1)
-    large = [record(first, b"x" * 100_000)]
+    large = [record(spool.next_id, b"x" * 100_000)]
+    spool.accept(large)
     resource.setrlimit(resource.RLIMIT_FSIZE, (spool.size + 5_000, hard))
     try:
         with pytest.raises(OSError) as caught:  # noqa: PT011 - which one is asked below
-            await spool.append(large)
+            await spool.flush()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.errno == errno.EFBIG
     (segment,) = segments(tmp_path)
     assert segment.stat().st_size == spool.size
-    assert spool.head == first
-    await spool.append(large)
+    assert (spool.head, spool.tail) == (large[0].id, large)
+    await spool.flush()
     assert plain(await read_all(spool)) == plain(kept + large)
     spool.close()
 
