@@ -20,6 +20,7 @@ from yarl import URL
 
 from crds.errors import InvalidField, Retryable, Terminal
 from edge_resource_manager.domain import wire
+from edge_resource_manager.domain.matching import printable
 
 MAX_LIST_BYTES = 8 * 1024 * 1024
 MAX_LINE_BYTES = wire.MAX_BODY_BYTES
@@ -221,7 +222,7 @@ async def _refusal(response: aiohttp.ClientResponse) -> ProviderSilent | Provide
         detail = wire.parse(wire.Problem, body).detail
     except InvalidField:
         detail = body.decode(errors="replace")
-    detail = " ".join(detail.split())[:200]
+    detail = printable(" ".join(detail.split())[:200])
     message = f"HTTP {response.status}" + (f": {detail}" if detail else "")
     status = response.status
     if status == 429 or status >= 500 or status < 400:

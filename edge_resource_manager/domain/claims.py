@@ -17,7 +17,7 @@ from typing import Literal, assert_never
 
 from crds.conditions import Verdict, parse_timestamp
 from crds.models.sensorclaim import MAX_BINDINGS, Binding
-from edge_resource_manager.domain.matching import Candidate, Fails, Fits, Need, describe, judge
+from edge_resource_manager.domain.matching import Candidate, Fails, Fits, Need, describe, judge, printable
 from edge_resource_manager.domain.ranking import rank
 from edge_resource_manager.reasons import ClaimCondition, ClaimReason
 
@@ -243,7 +243,7 @@ def _sort(situation: Situation) -> _Sorted:
 def _place_failing(
     found: _Sorted, binding: Binding, candidate: Candidate, outcome: Fails, *, situation: Situation
 ) -> None:
-    why = "no longer fits: " + ", ".join(str(miss) for miss in outcome.misses[:SHOWN])
+    why = printable("no longer fits: " + ", ".join(str(miss) for miss in outcome.misses[:SHOWN]))
     if not binding.contract:
         found.abandoned.append((binding, why))
     elif situation.count != "All" and _paused(situation.need, candidate):

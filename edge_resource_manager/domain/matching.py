@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from fractions import Fraction
+from functools import partial
 
 from crds.conditions import parse_timestamp
 from crds.errors import InvalidField
@@ -171,7 +172,12 @@ def describe(near: Sequence[tuple[Candidate, Fails]]) -> str:
         + ", ".join(str(miss) for miss in fails.misses)
         for candidate, fails in near
     )
-    return f"{len(near)} flavor{'s' * (len(near) > 1)} came closest: " + "; ".join(rows)
+    return printable(f"{len(near)} flavor{'s' * (len(near) > 1)} came closest: " + "; ".join(rows))
+
+
+def printable(text: str) -> str:
+    """What providers say ends up on terminals: without anything that steers one."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +198,7 @@ def _numbers(need: Need, view: FlavorView) -> Iterator[_Number]:
         ("consumption", sensor.consumption_microwatts, limits.consumption_microwatts, "mW"),
     ):
         if bound is not None:
-            yield _Number(field=field, value=value, bound=bound, show=lambda n, unit=unit: _thousandths(n, unit))  # type: ignore[misc]  # a default that binds the loop's variable
+            yield _Number(field=field, value=value, bound=bound, show=partial(_thousandths, unit=unit))
     if limits.accuracy_microunits is not None:
         measured = _measured(need.sensor.type, view)
         yield _Number(
@@ -282,7 +288,7 @@ def _asked(bound: Bound, show: Callable[[int], str]) -> str:
     return " and ".join(f"{sign} {show(limit)}" for sign, limit in limits if limit is not None)
 
 
-def _thousandths(number: int, unit: str) -> str:
+def _thousandths(number: int, *, unit: str) -> str:
     return f"{number // 1000}.{number % 1000:03} {unit}"
 
 

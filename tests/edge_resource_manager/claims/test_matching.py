@@ -125,6 +125,12 @@ def test_the_description_names_flavor_provider_model_and_the_failed_limit() -> N
     assert describe(()) == ""
 
 
+def test_no_provider_steers_a_terminal() -> None:
+    outcome = judge(Need.of(spec(sensor={"type": "Pressure"})), hostile := candidate(model="x\x1b[2J\ny"))
+    assert isinstance(outcome, Fails)
+    assert describe([(hostile, outcome)]).isprintable()
+
+
 bounds = st.one_of(
     st.builds(lambda n: {"less_than": n}, st.integers(1, 100_000)),
     st.builds(lambda n: {"at_most": n}, numbers),
