@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 import orjson
 
@@ -188,6 +189,7 @@ class Offering:
             del self._untold[key]
 
 
+@lru_cache(maxsize=8192)
 def leaf_key(device: Key) -> Key:
     """Where the LeafDevice of a Device is."""
     return device[0], leaf_device_name(source=SOURCE, namespace=device[0], device=device[1])

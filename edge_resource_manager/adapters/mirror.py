@@ -8,6 +8,8 @@ nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +60,7 @@ class Mirror:
         self._manager = manager
         self._held: dict[Key, Held] = {}
         self._owned: dict[tuple[str, Owner], set[Key]] = {}
+        self._writing: set[Key] = set()
 
     def get(self, key: Key) -> Held | None:
         """What is held under this name."""
@@ -68,7 +71,7 @@ class Mirror:
         return frozenset(self._owned.get((namespace, owner), ()))
 
     def seen(self, change: Change) -> bool:
-        """Take in what a watch says; False where it is an echo of what is known, or older."""
+        """Take in what a watch says; False where it is known, or older, or told while we write the object ourselves."""
         match change:
             case Gone(key):
                 return self._drop(key)
@@ -81,7 +84,7 @@ class Mirror:
                 self._held[key] = held
                 for owner in held.owners:
                     self._owned.setdefault((key[0], owner), set()).add(key)
-                return before is None or not before.same(held)
+                return key not in self._writing and (before is None or not before.same(held))
 
     async def load(self) -> list[Object]:
         """List them all, before the watch does.
@@ -107,18 +110,22 @@ class Mirror:
         """
         key = (wanted.metadata.namespace or "", wanted.metadata.name)
         manifest = wanted.manifest()
-        held = self._held.get(key) or await self._create(key, manifest)
         shape = _shape(manifest)
+        held = self._held.get(key)
+        if held is None:
+            with self._written(key):
+                held = self._store(key, await self._create(key, manifest))
         if held.shape == shape:
             return held
         patch = merge_patch(orjson.loads(held.shape), orjson.loads(shape))
         meta = {"ownerReferences": patch.pop("ownerReferences")} if "ownerReferences" in patch else {}
         body = {"metadata": {**meta, "uid": held.uid}, **patch}  # another life of the name is a conflict
-        try:
-            answer = await self._kube.patch(self._kind, key[1], namespace=key[0], body=body, manager=self._manager)
-        except (NotFound, Conflict) as error:
-            raise self._went_away(key) from error
-        return self._store(key, answer)
+        with self._written(key):
+            try:
+                answer = await self._kube.patch(self._kind, key[1], namespace=key[0], body=body, manager=self._manager)
+            except (NotFound, Conflict) as error:
+                raise self._went_away(key) from error
+            return self._store(key, answer)
 
     async def write_status(self, key: Key, status: Object) -> None:
         """Apply the status that is ours.
@@ -127,13 +134,14 @@ class Mirror:
             Refused: the API server does not want it so.
             Unavailable: it is away, or the object went meanwhile.
         """
-        try:
-            answer = await self._kube.apply_status(
-                self._kind, name=key[1], namespace=key[0], status=status, manager=self._manager
-            )
-        except NotFound as error:
-            raise self._went_away(key) from error
-        self._store(key, answer)
+        with self._written(key):
+            try:
+                answer = await self._kube.apply_status(
+                    self._kind, name=key[1], namespace=key[0], status=status, manager=self._manager
+                )
+            except NotFound as error:
+                raise self._went_away(key) from error
+            self._store(key, answer)
 
     async def remove(self, key: Key) -> None:
         """Delete the life of the name that is known.
@@ -147,21 +155,36 @@ class Mirror:
             await self._kube.delete(self._kind, key[1], namespace=key[0], uid=held.uid)
             self._drop(key)
 
-    async def _create(self, key: Key, manifest: Object) -> Held:
+    async def _create(self, key: Key, manifest: Object) -> Object:
         path = Kind.of(self._kind.crd).path(namespace=key[0])
         try:
-            answer = await self._kube.request("POST", path, query={"fieldManager": self._manager}, body=manifest)
+            return await self._kube.request("POST", path, query={"fieldManager": self._manager}, body=manifest)
         except AlreadyExists as error:
             try:
-                answer = await self._kube.request("GET", f"{path}/{key[1]}")
+                return await self._kube.request("GET", f"{path}/{key[1]}")
             except NotFound:
                 raise self._went_away(key) from error
-        return self._store(key, answer)
 
-    def _store(self, key: Key, obj: Object) -> Held:
-        """Keep an answer, unless the watch was faster and knows something newer."""
-        self.seen(Put(key, obj))
-        return self._held[key]
+    @contextmanager
+    def _written(self, key: Key) -> Iterator[None]:
+        """While we write, what the watch says is most likely our own words, before the answer brings them."""
+        self._writing.add(key)
+        try:
+            yield
+        finally:
+            self._writing.discard(key)
+
+    def _store(self, key: Key, answer: Object) -> Held:
+        """Keep an answer.
+
+        Raises:
+            Unavailable: the watch already told of something newer and different, so another look is due.
+        """
+        self.seen(Put(key, answer))
+        held = self._held[key]
+        if not held.same(_held(answer)):
+            raise Unavailable(f"{self._kind.crd.kind} {'/'.join(key)} was changed meanwhile", after=0.0)
+        return held
 
     def _drop(self, key: Key) -> bool:
         held = self._held.pop(key, None)

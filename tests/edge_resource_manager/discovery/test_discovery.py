@@ -470,8 +470,11 @@ async def test_a_cluster_that_refuses_sensor_flavors_is_told_of_and_asked_again_
             return await discovery.reconcile(key) is None
 
         await eventually(accepted)
-        await site.until(lambda leaves, flavors: ready(leaves, "board") and len(flavors) == 4)
-        assert condition((await site.leaves())["board"], "FlavorPublished") == ("True", "Published")
+        await site.until(
+            lambda leaves, flavors: (
+                len(flavors) == 4 and condition(leaves["board"], "FlavorPublished") == ("True", "Published")
+            )
+        )
 
 
 @pytest.fixture
