@@ -1,0 +1,1 @@
+"""Pure decisions about identity: bytes and values in, values or named errors out."""

@@ -1,0 +1,114 @@
+"""CBOR (RFC 8949) in one spelling: every value has exactly one encoding that is read.
+
+Accepted are integers, byte and text strings, arrays, maps, booleans and null, of definite length, in their shortest
+form, without tags, and each map key once: what could be said in two ways cannot be told apart by two readers. Only the
+order of map keys is free: DICE's reference encoder emits them in an order of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NoReturn, TypeVar
+
+import cbor2
+
+from spire.domain.errors import Malformed
+
+MAX_DEPTH = 8
+T = TypeVar("T")
+
+
+class _NoTags(dict[int, Any]):
+    """Tags are instructions to the decoder (dates, big numbers, cycles): none is followed."""
+
+    def __missing__(self, tag: int) -> NoReturn:
+        raise cbor2.CBORDecodeError(f"tag {tag} is not allowed here")
+
+
+_NO_TAGS = _NoTags()
+
+
+def encode(value: object) -> bytes:
+    """Map keys stay in the order given: sorted bytewise by their encoding is the caller's to say."""
+    return cbor2.dumps(value)
+
+
+def decode(data: bytes, *, field: str, limit: int) -> object:
+    """The one value that `data` spells.
+
+    Args:
+        data: the whole encoding, nothing after it.
+        field: what it is, for the message of an error.
+        limit: bytes that it may have.
+
+    Raises:
+        Malformed: too long, not CBOR, not in its one spelling, or nested deeper than MAX_DEPTH.
+    """
+    if len(data) > limit:
+        raise Malformed(field=field, value=f"{len(data)} bytes", expected=f"at most {limit} bytes")
+    try:
+        value: object = cbor2.loads(
+            data,
+            max_depth=MAX_DEPTH,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            semantic_decoders=_NO_TAGS,
+        )
+        same = cbor2.dumps(value) == data  # finds trailing bytes, long forms of numbers and lengths, wide floats
+    except (cbor2.CBORError, ValueError, TypeError) as error:
+        raise Malformed(field=field, value=data, expected=f"strict CBOR ({error})") from error
+    if not same:
+        raise Malformed(field=field, value=data, expected="CBOR in its shortest form and nothing after it")
+    return value
+
+
+class Fields:
+    """A map with labels, taken apart by name and type."""
+
+    def __init__(self, value: object, *, field: str) -> None:
+        if not isinstance(value, Mapping):
+            raise Malformed(field=field, value=value, expected="a map")
+        self._left = dict(value)
+        self._field = field
+
+    def optional(self, label: int, kind: type[T], name: str) -> T | None:
+        """The value of `label`, or None where the map has none.
+
+        Raises:
+            Malformed: it is there and of another type.
+        """
+        if label not in self._left:
+            return None
+        value = self._left.pop(label)
+        if type(value) is not kind:  # isinstance would take true for the integer 1
+            raise Malformed(field=f"{self._field}.{name}", value=value, expected=_WORDS[kind])
+        return value
+
+    def required(self, label: int, kind: type[T], name: str) -> T:
+        """The value of `label`.
+
+        Raises:
+            Malformed: it is missing or of another type.
+        """
+        value = self.optional(label, kind, name)
+        if value is None:
+            raise Malformed(field=f"{self._field}.{name}", value=None, expected=f"{_WORDS[kind]}, it is required")
+        return value
+
+    def nothing_else(self) -> None:
+        """For maps whose unknown members could mean a restriction.
+
+        Raises:
+            Malformed: a label was not asked for.
+        """
+        if self._left:
+            raise Malformed(field=self._field, value=next(iter(self._left)), expected="known labels only")
+
+
+_WORDS: dict[type, str] = {
+    bytes: "a byte string",
+    dict: "a map",
+    int: "an integer",
+    list: "an array",
+    str: "a text string",
+}

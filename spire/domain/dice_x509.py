@@ -1,0 +1,287 @@
+"""DICE certificates in X.509: read and written, byte for byte as the profile's reference implementation writes them.
+
+Library path checkers refuse these chains (a leaf that may only certify, a critical extension that they do not know), so
+what an extension means is decided here and the path in `chain`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat import asn1
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from spire.domain import dice, keys, tcg
+from spire.domain.certificates import MAX_CERTIFICATE, Certificate, Layer, OpenDiceInput
+from spire.domain.dice import Mode
+from spire.domain.errors import Malformed
+from spire.domain.keys import Curve, PrivateKey, PublicKey
+from spire.domain.ueid import Ueid
+
+OPEN_DICE: Final = x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.1.24")
+EPOCH: Final = datetime(2018, 3, 22, 23, 59, 59, tzinfo=UTC)
+"""Start of validity for devices without a clock: the day of the TCG specification."""
+FOREVER: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+"""RFC 5280's way to say that there is no end."""
+
+_INTEGER, _ENUMERATED = b"\x02", b"\x0a"
+
+
+@asn1.sequence
+class _OpenDiceInput:
+    """The extension as the profile says it, where mode is INTEGER, and as its code writes it: ENUMERATED."""
+
+    code_hash: Annotated[bytes, asn1.Explicit(0)]
+    code_descriptor: Annotated[bytes | None, asn1.Explicit(1)]
+    configuration_hash: Annotated[bytes | None, asn1.Explicit(2)]
+    configuration_descriptor: Annotated[bytes | None, asn1.Explicit(3)]
+    authority_hash: Annotated[bytes | None, asn1.Explicit(4)]
+    authority_descriptor: Annotated[bytes | None, asn1.Explicit(5)]
+    mode: Annotated[asn1.TLV, asn1.Explicit(6)]
+    profile_name: Annotated[str | None, asn1.Explicit(7)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Signed:
+    """A certificate's signed part; its signature is DER, or Ed25519's."""
+
+    message: bytes
+    value: bytes
+    hash_name: str | None
+
+    def verify(self, key: PublicKey, *, what: str) -> None:
+        keys.verify_der(key, signature=self.value, message=self.message, hash_name=self.hash_name, what=what)
+
+
+def parse(data: bytes) -> Certificate:
+    """Read a certificate of a DICE chain.
+
+    Raises:
+        Malformed: not DER of an X.509 v3 certificate, or with something critical in it that we do not know.
+    """
+    if len(data) > MAX_CERTIFICATE:
+        raise Malformed(field="certificate", value=f"{len(data)} bytes", expected=f"at most {MAX_CERTIFICATE} bytes")
+    try:
+        return _read(x509.load_der_x509_certificate(data))
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion) as error:
+        raise Malformed(field="certificate", value=data, expected=f"an X.509 certificate ({error})") from error
+
+
+def open_dice_extension(said: OpenDiceInput) -> bytes:
+    """DER of the extension's value, mode as ENUMERATED: so the reference code has it, and all devices with it."""
+    fields = (
+        said.code_hash,
+        said.code_descriptor,
+        said.configuration_hash,
+        said.configuration_descriptor,
+        said.authority_hash,
+        said.authority_descriptor,
+    )
+    parts = [_tlv(0xA0 + number, asn1.encode_der(value)) for number, value in enumerate(fields) if value is not None]
+    parts.append(_tlv(0xA6, _tlv(_ENUMERATED[0], bytes([said.mode]))))
+    if said.profile_name is not None:
+        parts.append(_tlv(0xA7, asn1.encode_der(said.profile_name)))
+    return _tlv(0x30, b"".join(parts))
+
+
+def cdi_certificate(*, authority: PrivateKey, subject: PublicKey, said: OpenDiceInput) -> bytes:
+    """Certify the next layer's key.
+
+    Args:
+        authority: key of the layer that measured.
+        subject: key of the layer that was measured.
+        said: what was measured.
+    """
+    builder = _device_certificate(authority.public_key(), subject, certifies=True)
+    extension = x509.UnrecognizedExtension(OPEN_DICE, open_dice_extension(said))
+    return _sign(builder.add_extension(extension, critical=True), authority)
+
+
+def attestation_certificate(*, authority: PrivateKey, subject: PublicKey) -> bytes:
+    """Certify an attestation key: keys of layers sign certificates only, this one signs evidence only.
+
+    Args:
+        authority: key of the last layer.
+        subject: the attestation key.
+    """
+    return _sign(_device_certificate(authority.public_key(), subject, certifies=False), authority)
+
+
+def uds_certificate(
+    *, manufacturer: PrivateKey, issuer: x509.Certificate, subject: PublicKey, ueid: Ueid | None = None
+) -> bytes:
+    """Certify the key of a device's hardware, as its manufacturer does.
+
+    Args:
+        manufacturer: the manufacturer's key.
+        issuer: the manufacturer's certificate.
+        subject: key of the UDS.
+        ueid: the name that the manufacturer gives the device; without it the name is derived from the key.
+    """
+    builder = _certificate(subject, issuer=issuer.subject, certifies=True)
+    if ueid is not None:
+        extension = x509.UnrecognizedExtension(tcg.UEID, tcg.ueid_extension(ueid))
+        builder = builder.add_extension(extension, critical=False)
+    return _sign(builder, manufacturer)
+
+
+def _device_certificate(authority: PublicKey, subject: PublicKey, *, certifies: bool) -> x509.CertificateBuilder:
+    issuer = dice.identifier_of(authority)
+    key_id = x509.AuthorityKeyIdentifier(issuer, authority_cert_issuer=None, authority_cert_serial_number=None)
+    return _certificate(subject, issuer=_name(issuer), certifies=certifies, first=key_id)
+
+
+def _certificate(
+    subject: PublicKey, *, issuer: x509.Name, certifies: bool, first: x509.AuthorityKeyIdentifier | None = None
+) -> x509.CertificateBuilder:
+    """Everything that can be said of a key that has no clock; the order of extensions is the profile's."""
+    identifier = dice.identifier_of(subject)
+    builder = (
+        x509.CertificateBuilder()
+        .serial_number(int.from_bytes(identifier, "big"))
+        .issuer_name(issuer)
+        .subject_name(_name(identifier))
+        .public_key(subject)
+        .not_valid_before(EPOCH)
+        .not_valid_after(FOREVER)
+    )
+    if first is not None:
+        builder = builder.add_extension(first, critical=False)
+    return (
+        builder.add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
+        .add_extension(_usage(certifies=certifies, attests=not certifies), critical=True)
+        .add_extension(x509.BasicConstraints(ca=certifies, path_length=None), critical=True)
+    )
+
+
+def _sign(builder: x509.CertificateBuilder, key: PrivateKey) -> bytes:
+    match key:
+        case ed25519.Ed25519PrivateKey():
+            certificate = builder.sign(key, None)
+        case ec.EllipticCurvePrivateKey():
+            algorithm = hashes.SHA256() if keys.curve_of(key) is Curve.P256 else hashes.SHA384()
+            certificate = builder.sign(key, algorithm, ecdsa_deterministic=True)
+    return certificate.public_bytes(Encoding.DER)
+
+
+def _usage(*, certifies: bool, attests: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=attests,
+        key_cert_sign=certifies,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _name(identifier: bytes) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, identifier.hex())])
+
+
+def _tlv(tag: int, content: bytes) -> bytes:
+    """DER of one value; lengths past 127 need a length of the length."""
+    size = len(content)
+    if size < 0x80:
+        return bytes([tag, size]) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + content
+
+
+def _read(certificate: x509.Certificate) -> Certificate:
+    if certificate.version is not x509.Version.v3:
+        raise Malformed(field="certificate.version", value=certificate.version.name, expected="v3")
+    said = _Extensions(certificate.extensions)
+    algorithm = certificate.signature_hash_algorithm
+    return Certificate(
+        issuer=_text(certificate.issuer),
+        subject=_text(certificate.subject),
+        public_key=keys.supported(certificate.public_key()),
+        authority_key_id=said.authority_key_id,
+        subject_key_id=said.subject_key_id,
+        may_certify=said.usage.key_cert_sign and said.constraints.ca,
+        may_attest=said.usage.digital_signature,
+        path_length=said.constraints.path_length,
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+        layer=said.layer,
+        ueid=said.ueid,
+        signed=_Signed(
+            message=certificate.tbs_certificate_bytes,
+            value=certificate.signature,
+            hash_name=algorithm.name if algorithm else None,
+        ),
+    )
+
+
+class _Extensions:
+    """What the extensions of a certificate say; one that is critical and not read here refuses the certificate."""
+
+    def __init__(self, extensions: x509.Extensions) -> None:
+        self.authority_key_id: bytes | None = None
+        self.subject_key_id: bytes | None = None
+        self.usage = _usage(certifies=False, attests=False)
+        self.constraints = x509.BasicConstraints(ca=False, path_length=None)
+        self.layer: Layer | None = None
+        self.ueid: Ueid | None = None
+        for extension in extensions:
+            if not self._read(extension.value) and (extension.critical or tcg.is_tcg(extension.oid)):
+                # Not even uncritical ones of TCG: a layer's description that we cannot read would make it no layer.
+                oid = extension.oid.dotted_string
+                raise Malformed(field="certificate.extensions", value=oid, expected="an extension that is known here")
+
+    def _read(self, value: x509.ExtensionType) -> bool:
+        match value:
+            case x509.AuthorityKeyIdentifier():
+                self.authority_key_id = value.key_identifier
+            case x509.SubjectKeyIdentifier():
+                self.subject_key_id = value.digest
+            case x509.KeyUsage():
+                self.usage = value
+            case x509.BasicConstraints():
+                self.constraints = value
+            case x509.UnrecognizedExtension() if value.oid == tcg.UEID:
+                self.ueid = tcg.ueid_of(value.value)
+            case x509.UnrecognizedExtension() if value.oid in (OPEN_DICE, tcg.TCB_INFO):
+                if self.layer is not None:
+                    raise Malformed(field="certificate.extensions", value=value.oid, expected="one layer described")
+                self.layer = _layer(value.value) if value.oid == OPEN_DICE else tcg.layer_of_tcb_info(value.value)
+            case _:
+                return False
+        return True
+
+
+def _text(name: x509.Name) -> str:
+    """The identifier of a DICE name, comparable with the issuer of a CBOR certificate; of others their DER in hex."""
+    match list(name):
+        case [x509.NameAttribute(oid=NameOID.SERIAL_NUMBER, value=str() as identifier)]:
+            return identifier
+        case _:
+            return name.public_bytes().hex()
+
+
+def _layer(extension: bytes) -> Layer:
+    said = asn1.decode_der(_OpenDiceInput, extension)
+    mode = bytes(said.mode.data)
+    if said.mode.tag_bytes not in (_INTEGER, _ENUMERATED) or len(mode) != 1:
+        raise Malformed(field="openDice.mode", value=mode, expected="an INTEGER or ENUMERATED of one byte")
+    return OpenDiceInput(
+        code_hash=said.code_hash,
+        code_descriptor=said.code_descriptor,
+        configuration_hash=said.configuration_hash,
+        configuration_descriptor=said.configuration_descriptor,
+        authority_hash=said.authority_hash,
+        authority_descriptor=said.authority_descriptor,
+        mode=Mode(mode[0]),
+        profile_name=said.profile_name,
+    ).layer()
