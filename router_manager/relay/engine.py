@@ -160,7 +160,7 @@ class Relay:
         if position is None or position > self.spool.head:
             # New, or the spool lost its tail with the machine's power. On disk before the table is: else a crash in
             # between would leave a lane that starts anew, later.
-            position = self.spool.head
+            position = self.spool.next_id
             file.delete()
             file.write(position)
         lane = Lane(spool=self.spool, memory=self._memory, feeds=way.feeds, position=position)

@@ -1,8 +1,7 @@
 """Where a target's records come from: a queue in memory while it keeps up, the spool on disk while it does not.
 
 A lane is one (route, target). Lanes share records, and the lists that they arrive in; all queues together have one
-bound. A lane whose queue is full, or that starts behind, reads pages from disk, and at the end what the spool has not yet
-written.
+bound. A lane whose queue is full, or that starts behind, reads pages from disk until it has caught up.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from router_manager.domain.payload import Record
 from router_manager.domain.table import Feed
 from router_manager.relay.spool import Cursor, Spool
 
-_MAX_QUEUED_RECORDS = 4096
+_MAX_QUEUED_RECORDS = 65_536
 _CROWDED_RECORDS = 500
 _RECORD_BYTES = 200
 """About what a record takes beside its payload."""
@@ -52,7 +51,7 @@ class Lane:
         self._closed = False
         self._owed: int | None = None
         """The first record that was taken and is not done."""
-        self._next_id = min(position, spool.head)
+        self._next_id = min(position, spool.next_id)
         """While behind: the first record that was not yet read."""
         self._behind = self._place(self._next_id)
         self.configure(feeds)
@@ -137,6 +136,13 @@ class Lane:
     def settle(self) -> None:
         """All taken records are done."""
         self._owed = None
+
+    def shed(self) -> None:
+        """Leave to the disk what is queued: the target does not take it now, and others need the memory."""
+        if self._queue:
+            self._next_id = self._queue[0][0].id
+            self._behind = self._spool.seek(self._next_id)
+            self._clear()
 
     def rewind(self) -> None:
         """Hand out again what was taken and is not done."""

@@ -140,6 +140,7 @@ class Pump:
                 case Retry(after_seconds, reason):
                     self._report(reason)
                     self.statistics.retried += 1
+                    self.lane.shed()
                     attempt += 1
                     await self._pause(after_seconds)
                     continue

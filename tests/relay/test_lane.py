@@ -117,6 +117,19 @@ async def test_a_rewound_lane_hands_out_again_what_was_owed(spool: Spool) -> Non
     assert await take_all(lane, 8) == list(range(3, 11))
 
 
+async def test_what_is_shed_comes_from_disk(spool: Spool) -> None:
+    memory = Memory(1 << 20)
+    lane = Lane(spool=spool, memory=memory, feeds=feeds(a=0), position=1)
+    push(lane, await append(spool, 10))
+    push(lane, accept(spool, 5))
+    assert [one.id for one in lane.take(records=4, size_bytes=1000)] == [1, 2, 3, 4]
+    lane.shed()
+    assert (memory.used, lane.position, lane.backlog) == (0, 1, 11)
+    push(lane, accept(spool, 5))
+    lane.settle()
+    assert await take_all(lane, 16) == list(range(5, 21))
+
+
 async def test_memory_is_bounded_and_given_back(spool: Spool) -> None:
     memory = Memory(10_000)
     lanes = [Lane(spool=spool, memory=memory, feeds=feeds(a=0), position=1) for _ in range(3)]
