@@ -9,6 +9,7 @@ from crds.kube.client import Kube
 from crds.kube.manager import Manager, Watched
 from crds.models.dataroute import DataRoute
 from crds.models.fluidos import Contract, Flavor
+from crds.models.leafdevice import LeafDevice
 from router_manager.routing import Routing
 from router_manager.settings import RouterSettings
 
@@ -21,6 +22,7 @@ async def build(kube: Kube, settings: RouterSettings) -> Manager:
         watched=(
             Watched(Contract.crd.group, Contract.crd.plural, routing.contract_seen),
             Watched(Flavor.crd.group, Flavor.crd.plural, routing.flavor_seen),
+            Watched(LeafDevice.crd.group, LeafDevice.crd.plural, routing.leaf_seen),
             Watched(DataRoute.crd.group, DataRoute.crd.plural, routing.route_seen),
         ),
         work=(routing.contracts.run, routing.routes.run),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
 
@@ -12,14 +11,16 @@ from crds.columns import summary
 from crds.conditions import stamp
 from crds.egress import EgressPolicy
 from crds.errors import InvalidField
-from crds.kube.client import AlreadyExists, Kube, NotFound
+from crds.kube.client import JSON_PATCH, AlreadyExists, Kind, Kube, NotFound, Object
 from crds.kube.events import emit
 from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.queue import WorkQueue
 from crds.kube.watch import Change, Gone, Key, Put
-from crds.models.dataroute import DataRoute, DataRouteStatus
+from crds.models.dataroute import DataRoute, DataRouteStatus, ResolvedSource
 from crds.models.fluidos import Contract, Flavor
-from router_manager.domain.routes import NotRouted, Offered, concerns, offered, resolve, route_of
+from crds.models.leafdevice import LeafDevice
+from router_manager.catalog import Catalog, Names
+from router_manager.domain.routes import NotRouted, concerns, resolve, route_of
 from router_manager.reasons import Reason
 
 log = structlog.get_logger(__name__)
@@ -37,7 +38,7 @@ class Routing:
         self._clock = clock
         self._contracts: dict[Key, Contract] = {}
         self._routes: dict[Key, DataRoute] = {}
-        self._flavors: dict[str, dict[str, Offered]] = defaultdict(dict)
+        self._catalog = Catalog()
         self._told: dict[Key, str] = {}
         self.contracts = WorkQueue("contracts", self.reconcile_contract)
         self.routes = WorkQueue("routes", self.reconcile_route)
@@ -60,31 +61,14 @@ class Routing:
 
     def flavor_seen(self, change: Change) -> None:
         """A Flavor appeared, changed or went: routes that may read it are looked at again."""
-        namespace, name = change.key
-        known = self._flavors[namespace]
-        before = known.get(name)
-        match change:
-            case Put(_, obj):
-                try:
-                    now = offered(Flavor.parse(obj))
-                except InvalidField as error:
-                    REFUSED_OBJECTS.labels("Flavor").inc()
-                    log.warning("flavor not readable", flavor=f"{namespace}/{name}", error=str(error))
-                    now = None
-            case Gone(_):
-                now = None
-        if now == before:
-            return
-        if now is None:
-            known.pop(name, None)
-        else:
-            known[name] = now
-        for key, route in self._routes.items():
-            if key[0] == namespace and concerns(route, name):
-                self.routes.add(key)
+        self._look_at_readers(change.key[0], self._catalog.flavor_seen(change))
+
+    def leaf_seen(self, change: Change) -> None:
+        """A LeafDevice appeared, changed or went: the same."""
+        self._look_at_readers(change.key[0], self._catalog.leaf_seen(change))
 
     def route_seen(self, change: Change) -> None:
-        """A DataRoute appeared, changed or went. Reports of relays change it too; those need no second look."""
+        """A DataRoute appeared, changed or went. What was done by hand to one of a contract is undone."""
         match change:
             case Put(key, obj):
                 try:
@@ -93,11 +77,14 @@ class Routing:
                     REFUSED_OBJECTS.labels("DataRoute").inc()
                     log.warning("route not readable", route="/".join(key), error=str(error))
                     return
+                before = self._routes.get(key)
                 self._routes[key] = route
                 self.routes.add(key)
+                if before is None or before.spec != route.spec:
+                    self.contracts.add(key)
             case Gone(key):
                 self._routes.pop(key, None)
-                self.contracts.add(key)  # a route of a contract that was deleted by hand is made again
+                self.contracts.add(key)
 
     async def reconcile_contract(self, key: Key) -> float | None:
         """The contract's route exists as the contract says."""
@@ -120,8 +107,10 @@ class Routing:
         route = self._routes.get(key)
         if route is None or route.metadata.deletion_timestamp:
             return None
-        resolution = resolve(route, flavors=self._flavors[key[0]], policy=self._policy)
         before = route.status or DataRouteStatus()
+        for source in before.sources:
+            await self._confirm(key[0], source)
+        resolution = resolve(route, flavors=self._catalog.of(key[0]), policy=self._policy)
         status = DataRouteStatus(
             observed_generation=route.metadata.generation,
             conditions=stamp(
@@ -146,6 +135,30 @@ class Routing:
         self._routes[key] = DataRoute.parse(answer)
         return None
 
+    async def _confirm(self, namespace: str, source: ResolvedSource) -> None:
+        """Look for a flavor that a route reads and the catalog has not: a life that has just begun has not seen all.
+
+        The relay forgets how far a route came with a source that the route loses.
+        """
+        catalog = self._catalog
+        for crd, name, seen in (
+            (Flavor.crd, source.flavor, catalog.flavor_seen),
+            (LeafDevice.crd, source.device, catalog.leaf_seen),
+        ):
+            if source.flavor in catalog.of(namespace):
+                return
+            try:
+                obj = await self._kube.request("GET", Kind.of(crd).path(namespace=namespace, name=name))
+            except NotFound:
+                continue
+            seen(Put((namespace, name), obj))
+
+    def _look_at_readers(self, namespace: str, flavors: Names) -> None:
+        if flavors:
+            for key, route in self._routes.items():
+                if key[0] == namespace and concerns(route, flavors):
+                    self.routes.add(key)
+
     async def _ensure(self, key: Key, current: DataRoute | None, wanted: DataRoute) -> None:
         if current is not None and (current.spec, current.metadata.owner_references) == (
             wanted.spec,
@@ -156,12 +169,24 @@ class Routing:
             if current is None:
                 answer = await self._kube.create(wanted, manager=SPEC_MANAGER)
             else:
-                answer = await self._kube.apply(wanted, manager=SPEC_MANAGER)
+                answer = await self._replace(key, wanted)
         except AlreadyExists:
-            answer = await self._kube.apply(wanted, manager=SPEC_MANAGER)
+            answer = await self._replace(key, wanted)
         self._routes[key] = DataRoute.parse(answer)
         self.routes.add(key)
         log.info("route applied", route="/".join(key))
+
+    async def _replace(self, key: Key, wanted: DataRoute) -> Object:
+        """The whole specification: server-side apply would leave a target there that somebody added by hand."""
+        manifest = wanted.manifest()
+        patch = [
+            {"op": "add", "path": "/metadata/ownerReferences", "value": manifest["metadata"]["ownerReferences"]},
+            {"op": "add", "path": "/spec", "value": manifest["spec"]},
+        ]
+        path = Kind.of(DataRoute.crd).path(namespace=key[0], name=key[1])
+        return await self._kube.request(
+            "PATCH", path, query={"fieldManager": SPEC_MANAGER}, body=patch, content_type=JSON_PATCH
+        )
 
     async def _delete_orphan(self, key: Key, route: DataRoute) -> None:
         if await self._kube.get(Contract, key[1], namespace=key[0]) is not None:

@@ -31,6 +31,7 @@ REQUEST_SECONDS = 20.0
 _AUTHORIZER = 'is forbidden: User "'
 """In the message of a 403 that the authorizer says (apiserver, endpoints/handlers/responsewriters/errors.go)."""
 MERGE_PATCH = "application/merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -13,6 +13,7 @@ from crds.models.base import ObjectMeta
 from crds.models.configuration import parse_configuration
 from crds.models.dataroute import DataRoute, DataRouteSpec, ResolvedSource, RouteSource
 from crds.models.fluidos import Contract, Flavor
+from crds.models.leafdevice import LeafDevice
 from crds.selector import Matched, attributes, compile_selector, device
 from crds.typedata import FlavorView, sensor_from_flavor
 from router_manager.reasons import Reason
@@ -87,6 +88,25 @@ def offered(flavor: Flavor) -> Offered | None:
     )
 
 
+def offered_without_flavor(leaf: LeafDevice) -> list[Offered]:
+    """The sensors of a device whose Flavor the API server refused; none where all were accepted."""
+    if leaf.status is None or not any(
+        condition.type == "FlavorPublished" and condition.status == "False" for condition in leaf.status.conditions
+    ):
+        return []
+    flavors = {offer.sensor: offer.flavor for offer in leaf.status.offers}
+    return [
+        Offered(
+            name=flavors[sensor.uid],
+            provider="",
+            device=leaf.metadata.name,
+            view=FlavorView(sensor=sensor, board=leaf.spec.board, node=leaf.spec.node_name),
+        )
+        for sensor in leaf.spec.sensors
+        if sensor.uid in flavors
+    ]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
     """Status of a DataRoute."""
@@ -131,10 +151,10 @@ def resolve(route: DataRoute, *, flavors: Mapping[str, Offered], policy: EgressP
     )
 
 
-def concerns(route: DataRoute, flavor: str) -> bool:
-    """Whether a change of this flavor may change the route."""
+def concerns(route: DataRoute, flavors: Set[str]) -> bool:
+    """Whether a change of one of these flavors may change the route."""
     names = route.spec.source.flavors
-    return names is None or flavor in names
+    return names is None or not flavors.isdisjoint(names)
 
 
 def _not_ready(reason: Reason, message: str) -> Verdict:

@@ -3,13 +3,17 @@
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from crds.kube.client import Kube
+from crds.egress import EgressPolicy
+from crds.kube.client import Kind, Kube
+from crds.kube.watch import Put
 from crds.models.dataroute import DataRoute
+from router_manager.routing import Routing
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import Child
 from tests.router_manager import samples
@@ -19,7 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def start(cluster: Cluster, directory: Path) -> Child:
     kubeconfig = cluster.service_account_kubeconfig("fluidos", "router-manager")
-    command = [sys.executable, "-m", "router_manager", "--kubeconfig", kubeconfig, "--identity", "test"]
+    command: list[str | Path] = [sys.executable, "-m", "router_manager"]
+    command += ["--kubeconfig", kubeconfig, "--identity", "test"]
     return Child(name="router-manager", command=command, directory=REPOSITORY, logs=directory)
 
 
@@ -74,6 +79,12 @@ async def test_a_contract_is_carried_out_and_ended(
     await eventually(
         kube, namespace, "contract-1", lambda found: found and found.spec.targets[0].url.endswith("/other")
     )
+    by_hand = {"spec": {"targets": [{"name": "mine", "url": "http://192.0.2.9/mine"}]}}
+    await kube.patch(DataRoute, "contract-1", namespace=namespace, body=by_hand, manager="kubectl")
+    await eventually(kube, namespace, "contract-1", lambda found: found and (found.metadata.generation or 0) >= 4)
+    await eventually(
+        kube, namespace, "contract-1", lambda found: found and found.spec.targets[0].url.endswith("/other")
+    )
     await kube.delete(DataRoute, "contract-1", namespace=namespace)
     again = await eventually(
         kube, namespace, "contract-1", lambda found: found and found.metadata.uid != route.metadata.uid
@@ -112,3 +123,28 @@ async def test_killed_in_mid_work_and_restarted_it_makes_each_route_once(
         after = {one.metadata.name: one.metadata.uid for one in await kube.list(DataRoute, namespace=namespace)}
     assert len(after) == 20
     assert before.items() <= after.items()
+
+
+async def test_a_flavor_that_was_not_seen_yet_stays_a_source_until_it_is_gone(
+    cluster: Cluster, namespace: str, tmp_path: Path, kube: Kube
+) -> None:
+    cluster.apply([samples.flavor("f1", namespace=namespace)])
+    cluster.apply([samples.route("by-hand", namespace=namespace, source={"flavors": ["f1"]})])
+    with start(cluster, tmp_path):
+        await eventually(kube, namespace, "by-hand", ready("True"))
+    path = Kind.of(DataRoute.crd).path(namespace=namespace, name="by-hand")
+    key = (namespace, "by-hand")
+    # The next life hears of the route first.
+    routing = Routing(kube, policy=EgressPolicy.parse(), clock=lambda: datetime.now(UTC))
+    routing.route_seen(Put(key, await kube.request("GET", path)))
+    await routing.reconcile_route(key)
+    route = await kube.get(DataRoute, "by-hand", namespace=namespace)
+    assert route is not None
+    assert route.status is not None
+    assert [source.flavor for source in route.status.sources] == ["f1"]
+
+    cluster.api.request("DELETE", f"/apis/nodecore.fluidos.eu/v1alpha1/namespaces/{namespace}/flavors/f1")
+    routing = Routing(kube, policy=EgressPolicy.parse(), clock=lambda: datetime.now(UTC))
+    routing.route_seen(Put(key, await kube.request("GET", path)))
+    await routing.reconcile_route(key)
+    await eventually(kube, namespace, "by-hand", ready("False"))

@@ -5,9 +5,20 @@ from typing import Any
 import pytest
 
 from crds.egress import EgressPolicy
+from crds.kube.watch import Gone, Put
 from crds.models.dataroute import DataRoute
 from crds.models.fluidos import Contract, Flavor
-from router_manager.domain.routes import NotRouted, Offered, Resolution, offered, resolve, route_of
+from crds.models.leafdevice import LeafDevice
+from router_manager.catalog import Catalog
+from router_manager.domain.routes import (
+    NotRouted,
+    Offered,
+    Resolution,
+    offered,
+    offered_without_flavor,
+    resolve,
+    route_of,
+)
 from tests.router_manager import samples
 
 NOWHERE_SPECIAL = EgressPolicy()
@@ -117,3 +128,53 @@ def test_a_suspended_route_reads_nothing() -> None:
     found = resolve(DataRoute.parse(raw), flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL)
     assert found.sources == ()
     assert verdict(found, "Ready")[:2] == ("False", "Suspended")
+
+
+def refused_leaf(*, published: str) -> LeafDevice:
+    condition = {
+        "type": "FlavorPublished",
+        "status": published,
+        "reason": "FlavorRefused",
+        "message": "",
+        "lastTransitionTime": "2026-11-21T12:00:00Z",
+    }
+    return LeafDevice.parse(
+        {
+            "metadata": {"name": "board-1", "namespace": "ns"},
+            "spec": {
+                "nodeName": "edge-1",
+                "source": {"kind": "KubeEdgeDevice", "apiVersion": "devices.kubeedge.io/v1beta1", "name": "board"},
+                "sensors": [
+                    {
+                        "uid": "s-1",
+                        "model": "hts221",
+                        "measurements": [{"type": "Humidity", "unit": "%"}],
+                        "access": {"topic": "sensor/board/s-1"},
+                    }
+                ],
+            },
+            "status": {"conditions": [condition], "offers": [{"sensor": "s-1", "flavor": "fluidos.eu-sensor-x"}]},
+        }
+    )
+
+
+def test_a_sensor_whose_flavor_a_webhook_refused_is_routed_all_the_same() -> None:
+    route = DataRoute.parse(samples.route("r", namespace="ns", source={"flavors": ["fluidos.eu-sensor-x"]}))
+    flavors = {each.name: each for each in offered_without_flavor(refused_leaf(published="False"))}
+    [source] = resolve(route, flavors=flavors, policy=NOWHERE_SPECIAL).sources
+    assert (source.node, source.topic, source.device) == ("edge-1", "sensor/board/s-1", "board-1")
+    assert offered_without_flavor(refused_leaf(published="True")) == []
+
+
+def test_the_catalog_names_what_a_change_concerns_and_nothing_else() -> None:
+    catalog = Catalog()
+    leaf = refused_leaf(published="False")
+    raw = {**leaf.manifest(), "status": leaf.dump()["status"]}
+    assert catalog.leaf_seen(Put(("ns", "board-1"), raw)) == {"fluidos.eu-sensor-x"}
+    assert catalog.leaf_seen(Put(("ns", "board-1"), raw)) == frozenset()
+    flavor = samples.flavor("f1", namespace="ns")
+    assert catalog.flavor_seen(Put(("ns", "f1"), flavor)) == {"f1"}
+    assert catalog.of("ns").keys() == {"f1", "fluidos.eu-sensor-x"}
+    assert catalog.leaf_seen(Gone(("ns", "board-1"))) == {"fluidos.eu-sensor-x"}
+    assert catalog.flavor_seen(Put(("ns", "f1"), {**flavor, "spec": {}})) == {"f1"}
+    assert dict(catalog.of("ns")) == {}
