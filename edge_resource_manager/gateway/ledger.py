@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from crds.kube.client import AlreadyExists, Kind, Kube, NotFound
+from crds.kube.client import JSON_PATCH, AlreadyExists, Kind, Kube, NotFound
 from crds.models.fluidos import Contract, Transaction
 from edge_resource_manager.domain.reservations import is_live
 from edge_resource_manager.gateway.records import R, Records
 
 MANAGER = "rear-gateway"
-JSON_PATCH = "application/json-patch+json"
 
 
 class Ledger:
