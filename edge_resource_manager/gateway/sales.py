@@ -153,13 +153,16 @@ class Sales:
             return stored
 
     async def end(self, contract_id: str) -> None:
-        """End a contract.
+        """End a contract, and with it the reservation that it came of: the place is free, and nothing revives it.
 
         Raises:
             Rejected: 404.
         """
         async with self.lock(flavor_id_of(self.contract(contract_id))):
-            await self._ledger.remove(self._store.contracts, self.contract(contract_id))
+            contract = self.contract(contract_id)
+            if (transaction := self._store.transactions.get(contract.spec.transaction_id)) is not None:
+                await self._ledger.remove(self._store.transactions, transaction)
+            await self._ledger.remove(self._store.contracts, contract)
 
     def lock(self, flavor_id: str) -> asyncio.Lock:
         """One decision at a time: whoever changes the book of a flavor holds this."""

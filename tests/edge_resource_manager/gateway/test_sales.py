@@ -153,6 +153,15 @@ async def test_a_contract_ends_when_it_is_not_renewed(provider: Provider, namesp
     assert again["expirationTime"] > contract["expirationTime"]
 
 
+async def test_the_place_of_a_contract_that_was_ended_is_free_at_once(provider: Provider, namespace: str) -> None:
+    (flavor,) = await provider.offer(samples.sensor("one", namespace=namespace, additional={"maxConsumers": "1"}))
+    transaction = (await provider.reserve(flavor)).json["transactionID"]
+    contract = (await provider.purchase(transaction)).json
+    assert (await provider.ask("DELETE", f"/contracts/{contract['contractID']}")).status == 204
+    assert (await provider.purchase(transaction)).status == 404
+    assert (await provider.reserve(flavor, buyer_id="other")).status == 200
+
+
 async def test_an_expired_contract_that_still_stands_does_not_stop_its_buyer(untidy: Provider, namespace: str) -> None:
     (flavor,) = await untidy.offer(samples.flavor("a", namespace=namespace))
     contract = (await untidy.purchase((await untidy.reserve(flavor)).json["transactionID"])).json
