@@ -68,18 +68,29 @@ class Fields:
     def __init__(self, value: object, *, field: str) -> None:
         if not isinstance(value, Mapping):
             raise Malformed(field=field, value=value, expected="a map")
-        self._left = dict(value)
+        self._all = value
+        self._asked: set[int] = set()
         self._field = field
 
+    @classmethod
+    def decode(cls, data: bytes, *, field: str, limit: int) -> Fields:
+        """The map that `data` spells.
+
+        Raises:
+            Malformed: as `decode`, or not a map.
+        """
+        return cls(decode(data, field=field, limit=limit), field=field)
+
     def optional(self, label: int, kind: type[T], name: str) -> T | None:
-        """The value of `label`, or None where the map has none.
+        """The value of `label`, or None where the map has none (or null).
 
         Raises:
             Malformed: it is there and of another type.
         """
-        if label not in self._left:
+        self._asked.add(label)
+        value = self._all.get(label)
+        if value is None:
             return None
-        value = self._left.pop(label)
         if type(value) is not kind:  # isinstance would take true for the integer 1
             raise Malformed(field=f"{self._field}.{name}", value=value, expected=_WORDS[kind])
         return value
@@ -101,8 +112,8 @@ class Fields:
         Raises:
             Malformed: a label was not asked for.
         """
-        if self._left:
-            raise Malformed(field=self._field, value=next(iter(self._left)), expected="known labels only")
+        if unknown := self._all.keys() - self._asked:
+            raise Malformed(field=self._field, value=sorted(unknown, key=repr), expected="known labels only")
 
 
 _WORDS: dict[type, str] = {

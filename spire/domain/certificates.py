@@ -15,7 +15,11 @@ from spire.domain.ueid import Ueid
 MAX_CERTIFICATE = 4096
 MAX_NAME = 128
 
-_HASHES = {32: ("sha256", "sha3_256"), 48: ("sha384", "sha3_384"), 64: ("sha512", "sha3_512")}
+_HASHES = {
+    32: (hashlib.sha256, hashlib.sha3_256),
+    48: (hashlib.sha384, hashlib.sha3_384),
+    64: (hashlib.sha512, hashlib.sha3_512),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,14 +74,13 @@ class OpenDiceInput:
         """What appraisal needs of it."""
         # 64 bytes without a hash are flags, except in Android's profile, which leaves the hash out.
         inline = self.configuration_hash is None and not (self.profile_name or "").startswith("android.")
-        descriptor = b"" if inline else self.configuration_descriptor or b""
-        return Layer(measurement=self.code_hash, mode=self.mode, component=Component.of_descriptor(descriptor))
+        descriptor = None if inline else self.configuration_descriptor
+        component = Component() if descriptor is None else Component.of_descriptor(descriptor)
+        return Layer(measurement=self.code_hash, mode=self.mode, component=component)
 
     def _configuration_matches(self) -> bool:
-        return self.configuration_hash in {
-            hashlib.new(name, self.configuration_descriptor or b"").digest()
-            for name in _HASHES.get(len(self.configuration_hash or b""), ())
-        }
+        hashes = _HASHES.get(len(self.configuration_hash or b""), ())
+        return any(self.configuration_hash == h(self.configuration_descriptor or b"").digest() for h in hashes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +114,7 @@ class Certificate:
     """What a certificate says. Nothing of it is believed before its issuer's key verified it.
 
     Attributes:
-        issuer: name of who signed it: a DICE identifier in hex, or of another name its DER in hex.
+        issuer: name of who signed it: a DICE identifier in hex, or another name as RFC 4514 writes it.
         subject: name of whose key it is.
         public_key: the key.
         authority_key_id: identifier of the issuer's key, where it is said.

@@ -84,7 +84,7 @@ class Component:
             Malformed: it is written in this vocabulary, and wrongly.
         """
         try:
-            said = cbor.Fields(cbor.decode(descriptor, field="descriptor", limit=MAX_DESCRIPTOR), field="descriptor")
+            said = cbor.Fields.decode(descriptor, field="descriptor", limit=MAX_DESCRIPTOR)
         except Malformed:
             return cls()
         counter = said.optional(_SECURITY_VERSION, int, "securityVersion")

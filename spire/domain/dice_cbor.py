@@ -33,7 +33,7 @@ def parse(data: bytes) -> Certificate:
     signed = cose.parse(data, field="certificate", limit=MAX_CERTIFICATE)
     if set(signed.headers) != {cose.ALGORITHM}:
         raise Malformed(field="certificate.headers", value=list(signed.headers), expected="the algorithm alone")
-    said = Fields(cbor.decode(signed.payload, field="certificate", limit=MAX_CERTIFICATE), field="certificate")
+    said = Fields.decode(signed.payload, field="certificate", limit=MAX_CERTIFICATE)
     key = cbor.decode(said.required(_SUBJECT_KEY, bytes, "subjectPublicKey"), field="subjectPublicKey", limit=256)
     usage = said.required(_KEY_USAGE, bytes, "keyUsage")
     if usage not in (_CERTIFIES, _ATTESTS):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Final
+from typing import Annotated, Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -16,7 +16,7 @@ from cryptography.hazmat import asn1
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtensionOID, NameOID
 
 from spire.domain import dice, keys, tcg
 from spire.domain.certificates import MAX_CERTIFICATE, Certificate, Layer, OpenDiceInput
@@ -30,6 +30,8 @@ EPOCH: Final = datetime(2018, 3, 22, 23, 59, 59, tzinfo=UTC)
 """Start of validity for devices without a clock: the day of the TCG specification."""
 FOREVER: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 """RFC 5280's way to say that there is no end."""
+
+E = TypeVar("E", bound=x509.ExtensionType)
 
 _INTEGER, _ENUMERATED = b"\x02", b"\x0a"
 
@@ -202,20 +204,27 @@ def _read(certificate: x509.Certificate) -> Certificate:
     if certificate.version is not x509.Version.v3:
         raise Malformed(field="certificate.version", value=certificate.version.name, expected="v3")
     said = _Extensions(certificate.extensions)
+    authority = said.take(x509.AuthorityKeyIdentifier, ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
+    subject = said.take(x509.SubjectKeyIdentifier, ExtensionOID.SUBJECT_KEY_IDENTIFIER)
+    usage = said.take(x509.KeyUsage, ExtensionOID.KEY_USAGE)
+    constraints = said.take(x509.BasicConstraints, ExtensionOID.BASIC_CONSTRAINTS)
+    ueid = said.take_unrecognized(tcg.UEID)
+    layer = _layer(open_dice=said.take_unrecognized(OPEN_DICE), tcb_info=said.take_unrecognized(tcg.TCB_INFO))
+    said.nothing_else()
     algorithm = certificate.signature_hash_algorithm
     return Certificate(
         issuer=_text(certificate.issuer),
         subject=_text(certificate.subject),
         public_key=keys.supported(certificate.public_key()),
-        authority_key_id=said.authority_key_id,
-        subject_key_id=said.subject_key_id,
-        may_certify=said.usage.key_cert_sign and said.constraints.ca,
-        may_attest=said.usage.digital_signature,
-        path_length=said.constraints.path_length,
+        authority_key_id=authority.key_identifier if authority else None,
+        subject_key_id=subject.digest if subject else None,
+        may_certify=usage is not None and usage.key_cert_sign and constraints is not None and constraints.ca,
+        may_attest=usage is not None and usage.digital_signature,
+        path_length=constraints.path_length if constraints else None,
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
-        layer=said.layer,
-        ueid=said.ueid,
+        layer=layer,
+        ueid=None if ueid is None else tcg.ueid_of(ueid),
         signed=_Signed(
             message=certificate.tbs_certificate_bytes,
             value=certificate.signature,
@@ -225,53 +234,44 @@ def _read(certificate: x509.Certificate) -> Certificate:
 
 
 class _Extensions:
-    """What the extensions of a certificate say; one that is critical and not read here refuses the certificate."""
+    """The extensions of a certificate; those that are critical and that nobody took refuse it."""
 
     def __init__(self, extensions: x509.Extensions) -> None:
-        self.authority_key_id: bytes | None = None
-        self.subject_key_id: bytes | None = None
-        self.usage = _usage(certifies=False, attests=False)
-        self.constraints = x509.BasicConstraints(ca=False, path_length=None)
-        self.layer: Layer | None = None
-        self.ueid: Ueid | None = None
-        for extension in extensions:
-            if not self._read(extension.value) and (extension.critical or tcg.is_tcg(extension.oid)):
-                # Not even uncritical ones of TCG: a layer's description that we cannot read would make it no layer.
+        self._left = {extension.oid: extension for extension in extensions}
+
+    def take(self, kind: type[E], oid: x509.ObjectIdentifier) -> E | None:
+        extension = self._left.pop(oid, None)
+        return extension.value if extension is not None and isinstance(extension.value, kind) else None
+
+    def take_unrecognized(self, oid: x509.ObjectIdentifier) -> bytes | None:
+        extension = self.take(x509.UnrecognizedExtension, oid)
+        return extension.value if extension else None
+
+    def nothing_else(self) -> None:
+        for extension in self._left.values():
+            # Not even uncritical ones of TCG: a layer's description that we cannot read would make it no layer.
+            if extension.critical or tcg.is_tcg(extension.oid):
                 oid = extension.oid.dotted_string
                 raise Malformed(field="certificate.extensions", value=oid, expected="an extension that is known here")
 
-    def _read(self, value: x509.ExtensionType) -> bool:
-        match value:
-            case x509.AuthorityKeyIdentifier():
-                self.authority_key_id = value.key_identifier
-            case x509.SubjectKeyIdentifier():
-                self.subject_key_id = value.digest
-            case x509.KeyUsage():
-                self.usage = value
-            case x509.BasicConstraints():
-                self.constraints = value
-            case x509.UnrecognizedExtension() if value.oid == tcg.UEID:
-                self.ueid = tcg.ueid_of(value.value)
-            case x509.UnrecognizedExtension() if value.oid in (OPEN_DICE, tcg.TCB_INFO):
-                if self.layer is not None:
-                    raise Malformed(field="certificate.extensions", value=value.oid, expected="one layer described")
-                self.layer = _layer(value.value) if value.oid == OPEN_DICE else tcg.layer_of_tcb_info(value.value)
-            case _:
-                return False
-        return True
-
 
 def _text(name: x509.Name) -> str:
-    """The identifier of a DICE name, comparable with the issuer of a CBOR certificate; of others their DER in hex."""
+    """The identifier in a DICE name, as CBOR certificates have it; other names as RFC 4514 writes them."""
     match list(name):
         case [x509.NameAttribute(oid=NameOID.SERIAL_NUMBER, value=str() as identifier)]:
             return identifier
         case _:
-            return name.public_bytes().hex()
+            return name.rfc4514_string()
 
 
-def _layer(extension: bytes) -> Layer:
-    said = asn1.decode_der(_OpenDiceInput, extension)
+def _layer(*, open_dice: bytes | None, tcb_info: bytes | None) -> Layer | None:
+    if open_dice is None:
+        return None if tcb_info is None else tcg.layer_of_tcb_info(tcb_info)
+    if tcb_info is not None:
+        raise Malformed(
+            field="certificate.extensions", value=tcg.TCB_INFO.dotted_string, expected="one layer described"
+        )
+    said = asn1.decode_der(_OpenDiceInput, open_dice)
     mode = bytes(said.mode.data)
     if said.mode.tag_bytes not in (_INTEGER, _ENUMERATED) or len(mode) != 1:
         raise Malformed(field="openDice.mode", value=mode, expected="an INTEGER or ENUMERATED of one byte")
