@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from scripts.demo.inventory import LeafBoard, Part
+from tests.scenario.boards import board
 from tests.scenario.world import FLEET, LIMIT, PRESSURE, World
 
 PROCESSES = (
@@ -18,17 +18,6 @@ PROCESSES = (
     "consumer edge-resource-manager",
 )
 SEED = 20261121
-
-
-def board(name: str, *, latency_milliseconds: int = 10) -> LeafBoard:
-    """A device of its own kind: none of the fleet's claims asks for its sensor."""
-    part = Part(
-        model="scd41",
-        manufacturer="Sensirion",
-        accuracy={"Temperature": "0.8"},
-        latency_milliseconds=latency_milliseconds,
-    )
-    return LeafBoard(name=name, board="Tester", bluetooth=False, parts=(part,))
 
 
 @pytest.mark.parametrize("name", PROCESSES)

@@ -297,21 +297,32 @@ class World:
             flow: whose devices have stopped.
             targets: endpoints; all of the flow by default.
         """
-        return max(self._await_all(target, flow.owed(target)) for target in targets or tuple(flow.targets))
+        return max(self.wait_arrived(target, flow.owed(target)) for target in targets or tuple(flow.targets))
 
     def set_fault(self, target: str, fault: Fault) -> None:
         """Let an endpoint of the sink misbehave, or behave again."""
         self.sink.set_fault(target, fault)
 
-    def _await_all(self, target: str, owed: set[str]) -> int:
+    def wait_arrived(self, target: str, owed: set[str], *, sink: SinkClient | None = None) -> int:
+        """Until one endpoint has all of these readings; the most copies that came of one."""
         assert owed, f"nothing was published for {target}"
         self.wait(
-            lambda: owed <= self.arrived(target).keys(),
+            lambda: owed <= self.arrived(target, sink=sink).keys(),
             f"{len(owed)} readings at {target}",
             known=lambda: self._missing(target, owed),
         )
-        arrived = self.arrived(target)
+        arrived = self.arrived(target, sink=sink)
         return max(arrived[reading] for reading in owed)
+
+    def wait_silent(self, target: str, *, clock: str) -> None:
+        """Until nothing comes at one endpoint any more while readings come at another."""
+
+        def silent() -> bool:
+            before = self.arrived(target)
+            self.wait_flowing(clock)
+            return self.arrived(target) == before
+
+        self.wait(silent, f"{target} to fall silent")
 
     def _missing(self, target: str, owed: set[str]) -> str:
         lost = sorted(owed - self.arrived(target).keys())
