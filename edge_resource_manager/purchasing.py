@@ -16,10 +16,10 @@ import orjson
 from crds.conditions import parse_timestamp, timestamp
 from crds.errors import InvalidField
 from crds.models.base import ObjectMeta
+from crds.models.configuration import ClaimReference, SensorConfiguration
 from crds.models.sensorclaim import Binding, SensorClaimSpec
 from edge_resource_manager.adapters.rear_client import NotThere, ProviderRefused, ProviderSilent, RearProvider
 from edge_resource_manager.domain import wire
-from edge_resource_manager.domain.configuration import ClaimReference, SensorConfiguration
 from edge_resource_manager.domain.conversion import configuration_to_wire, sensor_configuration
 
 NOTHING_HELD = frozenset({404, 409})

@@ -1,29 +1,33 @@
-"""What a buyer of a sensor asks beyond REAR: the `data` of REAR's `configuration` of type `sensor`.
+"""What sensors need beyond REAR, in REAR's own `configuration: {type: sensor, data: ...}`.
 
-Published as `docs/schemas/sensor-configuration.schema.json`. The buyer's gateway client writes it, the seller's gateway
-checks it, the seller's router_manager makes a DataRoute of it.
+The model is the truth; `docs/schemas/sensor-configuration.schema.json` is generated from it, checked in, and served by
+every gateway, so that a buyer of another make knows what to send.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
+import orjson
 from pydantic import Field
 
-from crds.models.base import Model, Name, validate
+from crds.models.base import Label, Model, Name, validate
 from crds.models.delivery import Endpoints, PayloadFilter
+
+SCHEMA_ID = "https://edge.fluidos.eu/schemas/sensor-configuration.json"
+MAX_CONFIGURATION_BYTES = 64 * 1024
 
 
 class ClaimReference(Model):
-    """The buyer's claim: `uid` makes retries idempotent, the names are for people."""
+    """For whom the flavor is asked. The uid tells two claims on the same flavor apart, and a retry from a new wish."""
 
     name: Name
-    namespace: Name
-    uid: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9._-]+$")]
+    namespace: Label
+    uid: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[!-~]+$")]
 
 
 class SensorConfiguration(Model):
-    """Where the readings shall go, and which of them. Keys of FLUIDOS' fork beside these are ignored."""
+    """How the readings of a flavor are delivered. Keys that are not named here are ignored."""
 
     claim: ClaimReference
     endpoints: Endpoints
@@ -31,19 +35,32 @@ class SensorConfiguration(Model):
     delivery: Literal["AtLeastOnce"] = "AtLeastOnce"
 
 
-def parse_configuration(data: dict[str, Any], *, field: str = "configuration.data") -> SensorConfiguration:
-    """From hostile JSON.
+def parse_configuration(data: object, *, field: str = "configuration.data") -> SensorConfiguration:
+    """Read the `data` of a configuration, as sent by anybody.
+
+    Args:
+        data: as a JSON parser gives it.
+        field: where it stands, for errors.
 
     Raises:
-        crds.errors.InvalidField: names the first field that is wrong.
+        InvalidField: names the first field that is wrong, its value and what was expected.
     """
     return validate(SensorConfiguration, data, field=field)
 
 
-def configuration_schema() -> dict[str, Any]:
-    """JSON Schema 2020-12 of `configuration.data`."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "FLUIDOS edge sensor configuration",
-        **SensorConfiguration.model_json_schema(by_alias=True),
-    }
+def json_schema() -> dict[str, Any]:
+    """The published JSON Schema (2020-12) of `data`."""
+    schema = without_kubernetes(SensorConfiguration.model_json_schema(by_alias=True, mode="validation"))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": SCHEMA_ID, **schema}
+
+
+def json_schema_text() -> str:
+    """The schema as it is checked in and served."""
+    return orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def without_kubernetes(node: Any) -> Any:
+    """A schema without the `x-kubernetes-*` marks, which mean something to CRDs only."""
+    if isinstance(node, dict):
+        return {key: without_kubernetes(value) for key, value in node.items() if not key.startswith("x-kubernetes-")}
+    return [without_kubernetes(value) for value in node] if isinstance(node, list) else node

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from crds.errors import InvalidField
 from crds.models import fluidos
 from crds.models.base import invalid_field
+from crds.models.configuration import SensorConfiguration, parse_configuration
 from edge_resource_manager.domain import wire
-from edge_resource_manager.domain.configuration import SensorConfiguration, parse_configuration
 
 _TO_CR: dict[wire.TypeName, fluidos.FlavorTypeIdentifier] = {
     "k8slice": "K8Slice",

@@ -15,7 +15,7 @@ from crds.conditions import parse_timestamp, timestamp
 from crds.errors import InvalidField
 from crds.models import fluidos
 from crds.models.base import ObjectMeta
-from edge_resource_manager.domain.configuration import SensorConfiguration
+from crds.models.configuration import SensorConfiguration
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "fluidos-edge-gateway"}
 """On what the gateway made: it never removes anything else."""

@@ -12,9 +12,9 @@ import orjson
 from aiohttp import web
 from pydantic import BaseModel
 
+from crds.models.configuration import json_schema_text
 from crds.models.fluidos import NodeIdentity
 from edge_resource_manager.domain import conversion, wire
-from edge_resource_manager.domain.configuration import json_schema_text
 from edge_resource_manager.domain.query import parse_query
 from edge_resource_manager.domain.reservations import Wish
 from edge_resource_manager.domain.stock_query import StockQuery, parse_k8slice_query, parse_service_query

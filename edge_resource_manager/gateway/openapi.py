@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic.json_schema import models_json_schema
 
+from crds.models.configuration import SensorConfiguration, without_kubernetes
 from edge_resource_manager.domain import wire
-from edge_resource_manager.domain.configuration import SensorConfiguration, without_kubernetes
 from edge_resource_manager.domain.filters import DEFAULT_LIMIT, MAX_LIMIT, OPERATORS
 from edge_resource_manager.domain.query import SENSOR_FIELDS
 from edge_resource_manager.domain.stock_query import K8SLICE_FIELDS, SERVICE_FIELDS

@@ -14,9 +14,9 @@ from typing import assert_never
 from weakref import WeakValueDictionary
 
 from crds.errors import Retryable
+from crds.models.configuration import SensorConfiguration
 from crds.models.fluidos import IDENTITY_CONFIG_MAP, Contract, NodeIdentity, Transaction
 from edge_resource_manager.domain import reservations
-from edge_resource_manager.domain.configuration import SensorConfiguration
 from edge_resource_manager.domain.reservations import (
     AlreadyBought,
     Bought,

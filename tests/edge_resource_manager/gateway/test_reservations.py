@@ -11,8 +11,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from crds.errors import InvalidField
 from crds.models.base import validate
+from crds.models.configuration import parse_configuration
 from crds.models.fluidos import Contract, FlavorSpec, NodeIdentity, Transaction
-from edge_resource_manager.domain.configuration import parse_configuration
 from edge_resource_manager.domain.reservations import (
     AlreadyBought,
     Book,

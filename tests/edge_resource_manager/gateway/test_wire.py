@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crds.errors import InvalidField
+from crds.models.configuration import SensorConfiguration, json_schema_text, parse_configuration
 from crds.models.fluidos import Flavor
 from edge_resource_manager.domain import conversion, wire
-from edge_resource_manager.domain.configuration import SensorConfiguration, json_schema_text, parse_configuration
 from tests.edge_resource_manager.gateway import samples
 
 SCHEMA = Path(__file__).resolve().parents[3] / "docs" / "schemas" / "sensor-configuration.schema.json"
@@ -33,7 +33,7 @@ def dumps(value: object) -> bytes:
 
 def test_the_checked_in_schema_is_what_the_model_says() -> None:
     assert SCHEMA.read_text() == json_schema_text(), (
-        "write it anew: python -c 'from edge_resource_manager.domain.configuration import json_schema_text as t; "
+        "write it anew: python -c 'from crds.models.configuration import json_schema_text as t; "
         f'print(t(), end="")\' > {SCHEMA.name}'
     )
 
