@@ -114,6 +114,7 @@ class ClaimReconciler:
         self.providers = Providers(
             seconds=settings.request,
             grace=timedelta(seconds=settings.provider_grace),
+            retry=timedelta(seconds=settings.look),
             clock=clock,
             changed=self._flavor_changed,
         )

@@ -34,7 +34,6 @@ log = structlog.get_logger(__name__)
 
 EXPIRY_CHECK_SECONDS = 5.0
 UNSERVED_SECONDS = 60.0
-PATIENT_AGAIN = timedelta(seconds=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +53,11 @@ class Answers:
 
 @dataclass(slots=True)
 class _Silence:
-    """Since when a provider has not answered, and when it last had its full time to."""
+    """Since when a provider has not answered, when it was last asked, and why."""
 
     since: datetime
     tried: datetime
+    why: str = ""
 
 
 class Providers:
@@ -66,6 +66,7 @@ class Providers:
     Args:
         seconds: limit of each request.
         grace: how long a provider may be silent before substitutes are wanted.
+        retry: how long a provider that was silent is not asked again, unless it is heard of.
         clock: now, in UTC.
         changed: called when a provider says that a flavor changed, or with None when anything may have.
     """
@@ -75,11 +76,13 @@ class Providers:
         *,
         seconds: float,
         grace: timedelta,
+        retry: timedelta,
         clock: Callable[[], datetime],
         changed: Callable[[str, str | None], None],
     ) -> None:
         self._seconds = seconds
         self._grace = grace
+        self._retry = retry
         self._clock = clock
         self._changed = changed
         self._clusters: dict[Key, KnownCluster] = {}
@@ -99,10 +102,12 @@ class Providers:
                     self._clusters.pop(key, None)
             case Gone(key):
                 self._clusters.pop(key, None)
-        differs = self.addresses() != before
-        if differs:
+        after = self.addresses()
+        for name, _ in after.items() - before.items():
+            self._silences.pop(name, None)
+        if after != before:
             self._wake.set()
-        return differs
+        return after != before
 
     def addresses(self) -> dict[str, str]:
         """Provider to `host:port`, without those whose announcement expired; one made by hand never does."""
@@ -131,7 +136,7 @@ class Providers:
         return now - silence.since >= self._grace
 
     async def ask(self, query: Sequence[tuple[str, str]]) -> Answers:
-        """Ask all for their sensors. Takes as long as the slowest one's answer, at most one time limit."""
+        """Ask all for their sensors: takes as long as the slowest answer, and one time limit when one falls silent."""
         addresses = self.addresses()
         answers = await asyncio.gather(*(self._ask(name, address, query) for name, address in addresses.items()))
         silent: dict[str, str] = {}
@@ -167,9 +172,13 @@ class Providers:
 
     async def _ask(self, name: str, address: str, query: Sequence[tuple[str, str]]) -> list[Candidate] | str:
         """Its candidates, or why there are none to be had."""
-        limit, patient = self._patience(name)
+        silence, now = self._silences.get(name), self._clock()
+        if silence is not None and now - silence.tried < self._retry:
+            return silence.why
+        if silence is not None:
+            silence.tried = now  # one claim waits for its answer, not all
         try:
-            async with asyncio.timeout(limit):
+            async with asyncio.timeout(self._seconds):
                 provider = self.at(address)
                 try:
                     listing = await provider.sensors(query)
@@ -179,23 +188,16 @@ class Providers:
                     # It does not know a filter: then we filter ourselves.
                     listing = await provider.sensors(())
         except (ProviderSilent, ProviderRefused) as error:
-            return self._fell_silent(name, str(error), patient=patient)
+            return self._fell_silent(name, str(error))
         except TimeoutError:
-            return self._fell_silent(name, f"no answer within {self._seconds:g} s", patient=patient)
+            return self._fell_silent(name, f"no answer within {self._seconds:g} s")
         self._silences.pop(name, None)
         return _candidates(listing, provider=name, address=address)
 
-    def _patience(self, name: str) -> tuple[float, bool]:
-        """A provider that was silent a moment ago gets a quarter of the time, so that it delays few claims."""
-        silence = self._silences.get(name)
-        patient = silence is None or self._clock() - silence.tried >= PATIENT_AGAIN
-        return (self._seconds if patient else self._seconds / 4), patient
-
-    def _fell_silent(self, name: str, why: str, *, patient: bool) -> str:
+    def _fell_silent(self, name: str, why: str) -> str:
         now = self._clock()
         silence = self._silences.setdefault(name, _Silence(since=now, tried=now))
-        if patient:
-            silence.tried = now
+        silence.why = why
         return why
 
     async def _listen(self, name: str, address: str) -> None:
@@ -207,7 +209,8 @@ class Providers:
             try:
                 async for event in self.at(address).events():
                     if fresh:
-                        # Whatever happened while nobody listened is unknown.
+                        # It is there, and whatever happened while nobody listened is unknown.
+                        self._silences.pop(name, None)
                         self._changed(name, None)
                         fresh, failures = False, 0
                     match event:
