@@ -8,7 +8,7 @@ provider may hold for us is ever forgotten before it has ended.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -309,8 +309,13 @@ def _refusals(situation: Situation) -> list[str]:
         for binding in situation.bindings
         if not binding.contract and (binding.flavor, binding.provider) in situation.refused
     ]
-    keys = sorted({*((candidate.flavor, candidate.provider) for candidate, _ in free), *intended})
-    return [f"{flavor} of {provider}: {situation.refused[flavor, provider]}" for flavor, provider in keys]
+    flavors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    for flavor, provider in (*((candidate.flavor, candidate.provider) for candidate, _ in free), *intended):
+        flavors[provider, situation.refused[flavor, provider]].add(flavor)
+    return [
+        f"{provider} refused {min(which)}{f' and {len(which) - 1} more' * (len(which) > 1)}: {why}"
+        for (provider, why), which in sorted(flavors.items())
+    ]
 
 
 def _waiting(situation: Situation, *, near: Sequence[tuple[Candidate, Fails]]) -> list[str]:
@@ -320,7 +325,7 @@ def _waiting(situation: Situation, *, near: Sequence[tuple[Candidate, Fails]]) -
     refusals = _refusals(situation)
     if refusals:
         more = len(refusals) - SHOWN
-        return [*refusals[:SHOWN], *([f"{more} more were refused"] if more > 0 else [])]
+        return [*refusals[:SHOWN], *([f"and {more} more such answers"] if more > 0 else [])]
     if situation.count == "All" and any(binding.contract for binding in situation.bindings):
         return []
     answered = situation.providers - len(situation.silent)

@@ -280,7 +280,9 @@ def test_a_claim_that_nothing_matches_names_what_came_closest_and_who_did_not_an
 
 def test_a_claim_that_is_refused_says_by_whom_and_why() -> None:
     trade = market(candidate("a"), sold_out={"a"})
-    assert conditions(trade, 1)["Bound"] == ("False", "Refused", "0 of 1 bound; a of provider-1: HTTP 409")
+    assert conditions(trade, 1)["Bound"] == ("False", "Refused", "0 of 1 bound; provider-1 refused a: HTTP 409")
+    trade = market(*(candidate(name) for name in "cab"), sold_out=set("abc"))
+    assert conditions(trade, 1)["Bound"][2] == "0 of 1 bound; provider-1 refused a and 2 more: HTTP 409"
 
 
 def test_part_of_what_was_asked_is_bound_and_said_so() -> None:

@@ -122,7 +122,7 @@ async def test_a_claim_that_is_refused_everywhere_says_so_and_tries_again(site: 
     async with site.reconciler():
         site.claim()
         claim = await site.until(lambda claim: condition(claim, "Bound")[1] == "Refused")
-        message = "f1 of provider-1: HTTP 403: endpoint sink (http://192.0.2.7): private address"
+        message = "provider-1 refused f1: HTTP 403: endpoint sink (http://192.0.2.7): private address"
         assert condition(claim, "Bound")[2] == f"0 of 1 bound; {message}"
         assert bindings(claim) == {}
         provider.faults.clear()
