@@ -351,6 +351,10 @@ def _ready(situation: Situation, plan: Plan, *, tally: str) -> Verdict:
     untold = [(flavor, why) for flavor, why in sorted(situation.unconfigured.items()) if flavor in held]
     if untold:
         return _not_ready(ClaimReason.CONFIGURATION_REFUSED, untold)
+    stale = [binding for binding in plan.kept if binding.configuration_digest != situation.digest]
+    if stale:
+        rows = [(each.flavor, f"still delivers as before: {each.provider} is silent") for each in stale]
+        return _not_ready(ClaimReason.PROVIDER_SILENT, rows)
     if plan.spare:
         silent = [isinstance(situation.standings.get(binding.flavor), Silent) for binding, _ in plan.spare]
         reason = ClaimReason.PROVIDER_SILENT if all(silent) else ClaimReason.FLAVOR_UNAVAILABLE

@@ -320,6 +320,16 @@ def test_a_provider_that_refuses_the_new_endpoints_makes_the_claim_unready_but_l
     assert (found["Ready"].status, found["Ready"].reason) == ("False", "ConfigurationRefused")
 
 
+def test_a_silent_provider_that_was_not_told_the_new_endpoints_makes_the_claim_unready() -> None:
+    trade = market(candidate("a"))
+    trade.settle(1)
+    trade.silent = {"provider-1": "no answer"}
+    situation = trade.situation(1, digest="d2")
+    ready = verdicts(situation, decide(situation))[-1]
+    assert (ready.status, ready.reason) == ("False", "ProviderSilent")
+    assert ready.message == "a still delivers as before: provider-1 is silent"
+
+
 def test_a_claim_that_cannot_be_asked_says_so() -> None:
     assert {each.type: each.status for each in not_accepted("no")} == dict.fromkeys(
         ("Accepted", "Bound", "Ready"), "False"
