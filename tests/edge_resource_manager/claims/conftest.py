@@ -77,9 +77,14 @@ class Site:
             await asyncio.sleep(0.03)
         raise AssertionError(f"never came: {claim and claim.status}")
 
-    async def events(self, reason: str) -> list[str]:
-        answer = await self.kube.request("GET", EVENTS.path(namespace=self.namespace))
-        return [each["note"] for each in answer["items"] if each["reason"] == reason]
+    async def told(self, reason: str) -> list[str]:
+        """Notes of Events of this reason, as soon as there are any: they are posted after the status is written."""
+        for _ in range(600):
+            answer = await self.kube.request("GET", EVENTS.path(namespace=self.namespace))
+            if notes := [each["note"] for each in answer["items"] if each["reason"] == reason]:
+                return notes
+            await asyncio.sleep(0.03)
+        raise AssertionError(f"no Event {reason}")
 
     @asynccontextmanager
     async def reconciler(

@@ -156,7 +156,7 @@ async def test_a_flavor_that_is_sold_and_then_withdrawn_is_replaced(site: Site) 
         await eventually(lambda: "events" in first.asked)
         first.withdraw("best")
         await site.until(lambda claim: is_ready(claim) and set(bindings(claim)) == {"second"})
-    assert any("the flavor was withdrawn" in note for note in await site.events("BindingLost"))
+        assert await site.told("BindingLost") == ["best of provider-1: the flavor was withdrawn"]
 
 
 async def test_without_events_a_withdrawal_is_found_by_looking(site: Site) -> None:
@@ -237,7 +237,7 @@ async def test_a_deleted_claim_does_not_wait_for_ever_for_a_provider_that_is_gon
         provider.faults["*"] = hang
         await site.kube.delete(SensorClaim, "humidity", namespace=site.namespace)
         await eventually(lambda: _gone(site))
-    assert await site.events("ContractsLeft") == ["could not be ended and will expire: f1 of provider-1"]
+    assert await site.told("ContractsLeft") == ["could not be ended and will expire: f1 of provider-1"]
 
 
 async def test_a_claim_that_nothing_was_bought_for_goes_at_once(site: Site) -> None:
