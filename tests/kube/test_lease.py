@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crds.kube.client import LEASES, Kube
 from crds.conditions import Verdict, parse_timestamp, stamp, timestamp
+from crds.kube.client import LEASES, Kube
 from crds.kube.lease import Election, Elector, decide
 from scripts.testbed.cluster import Cluster
 
