@@ -59,7 +59,7 @@ class Appraisal:
         self._chain = verify_chain(self._given, manufacturers=self._manufacturers, now=self._now)
         return self._chain
 
-    def accept_evidence(self, token: bytes, *, nonce: bytes) -> Attested:
+    def accept_evidence(self, token: Token, *, nonce: bytes) -> Attested:
         """Check the evidence against the chain.
 
         Args:
@@ -70,19 +70,16 @@ class Appraisal:
             What is proven, which no policy has judged yet.
 
         Raises:
-            Malformed: it cannot be read.
+            Malformed: a claim is missing or of another type.
             Untrusted: it is not signed by the chain's key, answers another nonce, or contradicts the certificates.
             RuntimeError: called before a chain was accepted, or twice.
         """
-        return self._accept(eat.parse(token), nonce=nonce)
-
-    def _accept(self, read: Token, *, nonce: bytes) -> Attested:
         if self._chain is None or self._device is not None:
             raise RuntimeError("evidence comes after the chain, and once")
         chain, self._chain = self._chain, None
-        if read.chain not in ((), self._given):
+        if token.chain not in ((), self._given):
             raise Untrusted(Reason.CHAIN_BROKEN, "the evidence brings another chain than the accepted one")
-        claims = read.claims(chain.attestation_key)
+        claims = token.claims(chain.attestation_key)
         if claims.nonce != nonce:
             raise Untrusted(Reason.NONCE_REFUSED, "the evidence answers another nonce")
         self._device = _agreed(claims, chain)
@@ -100,7 +97,7 @@ class Appraisal:
 
 
 def appraise(
-    token: bytes,
+    evidence: bytes,
     *,
     peer: str,
     nonces: Nonces,
@@ -111,7 +108,7 @@ def appraise(
     """All steps over evidence that brings its chain.
 
     Args:
-        token: the EAT.
+        evidence: the EAT.
         peer: who sent it, as the nonce was given to.
         nonces: the open challenges; evidence that holds spends the one that it answers, and a stranger cannot.
         manufacturers: who is believed about hardware.
@@ -120,12 +117,11 @@ def appraise(
     """
     appraisal = Appraisal(manufacturers=manufacturers, policy=policy, now=now)
     try:
-        read = eat.parse(token)
-        nonce = read.nonce
-        nonces.check(nonce, peer=peer, now=now)  # before the signatures, which cost a stranger nothing to ask for
-        appraisal.accept_chain(read.chain)
-        appraisal._accept(read, nonce=nonce)  # noqa: SLF001 - the same module; parsed once
-        nonces.redeem(nonce, peer=peer, now=now)
+        token = eat.parse(evidence)
+        nonces.check(token.nonce, peer=peer, now=now)  # before the signatures, which cost a stranger nothing to ask for
+        appraisal.accept_chain(token.chain)
+        appraisal.accept_evidence(token, nonce=token.nonce)
+        nonces.redeem(token.nonce, peer=peer, now=now)
     except (Malformed, Untrusted) as error:
         return Refused(reason=Reason(error.reason), message=str(error))
     return appraisal.verdict()

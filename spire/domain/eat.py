@@ -13,14 +13,12 @@ from typing import Final
 
 from spire.domain import cbor, cose
 from spire.domain.cbor import Fields
-from spire.domain.certificates import MAX_CERTIFICATE
-from spire.domain.chain import MAX_CHAIN
 from spire.domain.errors import Malformed
 from spire.domain.keys import PrivateKey, PublicKey
 from spire.domain.ueid import Ueid
 
 PROFILE: Final = "tag:fluidos.eu,2026:dice-evidence"
-MAX_TOKEN: Final = MAX_CHAIN * MAX_CERTIFICATE
+MAX_TOKEN: Final = 16384
 MAX_TEXT: Final = 128
 
 _X5CHAIN = 33

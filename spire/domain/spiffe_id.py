@@ -10,6 +10,7 @@ from spire.domain.ueid import Ueid
 
 _TRUST_DOMAIN = re.compile(r"[a-z0-9._-]{1,255}", re.ASCII)
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]+", re.ASCII)
+_SEGMENT_WORDS = "letters, digits, '.', '-' and '_' between single slashes"
 _SCHEME = "spiffe://"
 MAX_ID = 2048
 
@@ -37,6 +38,9 @@ class TrustDomain:
         Raises:
             InvalidField: a segment is empty or has characters that an ID cannot have.
         """
+        for segment in segments:
+            if not is_segment(segment):
+                raise InvalidField(field="spiffeID.path", value=segment, expected=_SEGMENT_WORDS)
         return SpiffeId(self, "".join(f"/{segment}" for segment in segments))
 
 
@@ -55,8 +59,7 @@ class SpiffeId:
     def __post_init__(self) -> None:
         first, *segments = self.path.split("/")
         if first or not all(is_segment(segment) for segment in segments):
-            expected = "segments of letters, digits, '.', '-', '_', each after one '/'"
-            raise InvalidField(field="spiffeID.path", value=self.path, expected=expected)
+            raise InvalidField(field="spiffeID.path", value=self.path, expected=_SEGMENT_WORDS)
         if len(str(self)) > MAX_ID:
             raise InvalidField(field="spiffeID", value=str(self), expected=f"at most {MAX_ID} bytes")
 
