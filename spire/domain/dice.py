@@ -129,7 +129,7 @@ class Inputs:
         return hashlib.sha512(self.configuration_descriptor).digest()
 
     @property
-    def _stable(self) -> bytes:
+    def lasting(self) -> bytes:
         """What stays the same when the code is updated by the same authority."""
         return self.authority_hash + bytes([self.mode]) + self.hidden
 
@@ -153,7 +153,7 @@ class Secrets:
 
     def next(self, inputs: Inputs) -> Secrets:
         """The secrets of the layer that was measured as `inputs`."""
-        measured = inputs.code_hash + inputs.configuration + inputs._stable  # noqa: SLF001 - the same module
+        measured = inputs.code_hash + inputs.configuration + inputs.lasting
         return Secrets(
             attest=kdf(SECRET_SIZE, self.attest, salt=hashlib.sha512(measured).digest(), info=b"CDI_Attest"),
             seal=self._sealed(inputs, b"CDI_Seal"),
@@ -168,7 +168,7 @@ class Secrets:
         return private_key(kdf(SECRET_SIZE, self.attest, salt=_ASYM_SALT, info=b"Key Pair"), curve)
 
     def _sealed(self, inputs: Inputs, info: bytes) -> bytes:
-        return kdf(SECRET_SIZE, self.seal, salt=hashlib.sha512(inputs._stable).digest(), info=info)  # noqa: SLF001
+        return kdf(SECRET_SIZE, self.seal, salt=hashlib.sha512(inputs.lasting).digest(), info=info)
 
 
 def kdf(length: int, secret: bytes, *, salt: bytes, info: bytes) -> bytes:
