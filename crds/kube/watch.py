@@ -36,9 +36,10 @@ class Put:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The object is no longer there."""
+    """The object is no longer there. `uid` is that of the life that ended, where the watcher knows it."""
 
     key: Key
+    uid: str | None = None
 
 
 Change = Put | Gone
@@ -66,7 +67,7 @@ async def follow(
     counts as empty and is asked for again.
     """
     path = kind.path(namespace=namespace)
-    known: set[Key] = set()
+    known: dict[Key, str] = {}
     backoff = 0.2
     while True:
         try:
@@ -87,21 +88,27 @@ async def follow(
 
 
 async def _list(
-    kube: Kube, path: str, *, known: set[Key], changed: Callable[[Change], None], query: Mapping[str, str]
+    kube: Kube, path: str, *, known: dict[Key, str], changed: Callable[[Change], None], query: Mapping[str, str]
 ) -> str:
     answer = await kube.request("GET", path, query=query)
     present = {key_of(item): item for item in answer["items"]}
     for key in known - present.keys():
-        changed(Gone(key))
+        changed(Gone(key, known[key]))
     for key, item in present.items():
         changed(Put(key, item))
     known.clear()
-    known.update(present)
+    known.update({key: item["metadata"]["uid"] for key, item in present.items()})
     return str(answer["metadata"]["resourceVersion"])
 
 
 async def _watch(
-    kube: Kube, path: str, *, version: str, known: set[Key], changed: Callable[[Change], None], query: Mapping[str, str]
+    kube: Kube,
+    path: str,
+    *,
+    version: str,
+    known: dict[Key, str],
+    changed: Callable[[Change], None],
+    query: Mapping[str, str],
 ) -> str:
     """One watch request; the version to go on from."""
     asked = {
@@ -117,11 +124,11 @@ async def _watch(
             obj: Object = event["object"]
             match event["type"]:
                 case "ADDED" | "MODIFIED":
-                    known.add(key_of(obj))
+                    known[key_of(obj)] = obj["metadata"]["uid"]
                     changed(Put(key_of(obj), obj))
                 case "DELETED":
-                    known.discard(key_of(obj))
-                    changed(Gone(key_of(obj)))
+                    known.pop(key_of(obj), None)
+                    changed(Gone(key_of(obj), obj["metadata"]["uid"]))
                 case "ERROR":
                     # A Status; 410 means that the version fell out of the server's window.
                     raise Expired(str(obj.get("message")), status=int(obj.get("code", 410)), reason="Expired")

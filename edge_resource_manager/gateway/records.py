@@ -36,7 +36,7 @@ class Records(Generic[R]):
         self._held: dict[Key, R] = {}
         self._by_name: dict[str, R] = {}
         self._by_flavor: dict[str, dict[str, R]] = {}
-        self._ended: dict[Key, str] = {}
+        self._ended: set[str | None] = set()  # uids
 
     def __len__(self) -> int:
         return len(self._held)
@@ -51,14 +51,15 @@ class Records(Generic[R]):
                     log.warning("ignored", kind=self._kind.crd.kind, key=key, error=str(error))
                     self._drop(key)
                     return
-                if item.metadata.uid == self._ended.get(key) or _is_older(item, self._held.get(key)):
+                if item.metadata.uid in self._ended or _is_older(item, self._held.get(key)):
                     return
                 self._put(key, item)
-            case Gone(key):
-                ended = self._ended.pop(key, None)
+            case Gone(key, uid):
+                # Several lives of a name may have ended and begun before the watch tells of the first end.
                 held = self._held.get(key)
-                if ended is None or (held is not None and held.metadata.uid == ended):
+                if held is not None and held.metadata.uid == uid:
                     self._drop(key)
+                self._ended.discard(uid)
 
     def wrote(self, obj: Object) -> R:
         """Take the API server's answer to an own write."""
@@ -71,10 +72,10 @@ class Records(Generic[R]):
         self._put(_key(item), item)
 
     def ended(self, item: R) -> None:
-        """An own delete was answered. The watch will say so too; until then this life of the name stays ended."""
+        """An own delete was answered. The watch will say so too; until then this life stays ended."""
         key = _key(item)
         if key in self._held:
-            self._ended[key] = item.metadata.uid or ""
+            self._ended.add(item.metadata.uid)
         self._drop(key)
 
     def get(self, name: str) -> R | None:

@@ -198,11 +198,13 @@ def test_an_echo_older_than_an_own_write_changes_nothing() -> None:
     records.ended(held)
     records.seen(Put(key, transaction(12)))
     assert records.get("t") is None
-    records.wrote(transaction(20, uid="u2"))
-    records.seen(Gone(key))
-    assert records.get("t") is not None
+    records.ended(records.wrote(transaction(20, uid="u2")))
+    records.wrote(transaction(30, uid="u3"))
+    for late in (Gone(key, "u1"), Put(key, transaction(20, uid="u2")), Gone(key, "u2")):
+        records.seen(late)
+        assert records.get("t") is not None
     assert list(records.of_flavor("f")) == ["t"]
-    records.seen(Gone(key))
+    records.seen(Gone(key, "u3"))
     assert records.get("t") is None
     assert len(records) == 0
     assert records.of_flavor("f") == {}
