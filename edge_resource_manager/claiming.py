@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import structlog
@@ -23,14 +23,14 @@ from crds.kube.client import MERGE_PATCH, Conflict, Kind, Kube, NotFound, Object
 from crds.kube.events import emit
 from crds.kube.queue import WorkQueue
 from crds.kube.watch import Change, Gone, Key, Put
-from crds.models.base import ObjectMeta, validate
 from crds.models.fluidos import NodeIdentity
-from crds.models.sensorclaim import Binding, SensorClaim, SensorClaimSpec, SensorClaimStatus
+from crds.models.sensorclaim import Binding, SensorClaim, SensorClaimStatus
 from edge_resource_manager.domain.claims import decide, no_identity, not_accepted, verdicts
 from edge_resource_manager.domain.conversion import identity_to_wire
 from edge_resource_manager.domain.identity import parse_identity
 from edge_resource_manager.domain.matching import Candidate, Fails, Need, closest, judge
 from edge_resource_manager.domain.query import to_query
+from edge_resource_manager.heldclaim import FINALIZER, HeldClaim, asks_otherwise, wants_more
 from edge_resource_manager.look import Look
 from edge_resource_manager.providers import Providers
 from edge_resource_manager.purchasing import Order
@@ -38,7 +38,6 @@ from edge_resource_manager.reasons import ClaimCondition, ClaimReason
 
 log = structlog.get_logger(__name__)
 
-FINALIZER = "edge.fluidos.eu/contracts"
 STATUS_MANAGER = "edge-resource-manager-claims"
 CLOSEST_LIMIT = 200
 MAX_STEPS = 600
@@ -66,36 +65,6 @@ class ClaimSettings:
     workers: int = 16
 
 
-@dataclass(slots=True)
-class _Held:
-    """A claim as last seen, and what is remembered about it between looks."""
-
-    meta: ObjectMeta
-    spec: SensorClaimSpec | InvalidField
-    status: SensorClaimStatus
-    refused: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)
-    near: tuple[tuple[Candidate, Fails], ...] = ()
-    near_until: datetime | None = None
-
-    @classmethod
-    def of(cls, obj: Object) -> _Held:
-        """Read an object; whatever is wrong with its spec must not hide its contracts."""
-        try:
-            spec: SensorClaimSpec | InvalidField = validate(SensorClaimSpec, obj.get("spec"), field="spec")
-        except InvalidField as error:
-            spec = error
-        return cls(
-            meta=validate(ObjectMeta, obj["metadata"], field="metadata"),
-            spec=spec,
-            status=validate(SensorClaimStatus, obj.get("status") or {}, field="status"),
-        )
-
-    @property
-    def version(self) -> int:
-        """Of the object; comparable since Kubernetes 1.35, and with etcd ever since."""
-        return int(self.meta.resource_version or 0)
-
-
 class ClaimReconciler:
     """Feed it with what watches say, and run it.
 
@@ -109,7 +78,7 @@ class ClaimReconciler:
         self._kube = kube
         self._settings = settings
         self._clock = clock
-        self._claims: dict[Key, _Held] = {}
+        self._claims: dict[Key, HeldClaim] = {}
         self._identity: NodeIdentity | None = None
         self.providers = Providers(
             seconds=settings.request,
@@ -134,7 +103,7 @@ class ClaimReconciler:
                 after = self._take(key, obj)
                 if after is None:
                     return
-                if before is None or _asks_otherwise(before, after):
+                if before is None or asks_otherwise(before, after):
                     self.queue.add(key)
             case Gone(key):
                 self._claims.pop(key, None)
@@ -174,7 +143,7 @@ class ClaimReconciler:
             await self._refresh(key)
             return 0.05
 
-    async def _look(self, key: Key, held: _Held) -> float | None:
+    async def _look(self, key: Key, held: HeldClaim) -> float | None:
         if isinstance(held.spec, InvalidField):
             await self._write(key, held.status.bindings, verdicts=not_accepted(str(held.spec)))
             return None
@@ -193,12 +162,21 @@ class ClaimReconciler:
             need=need,
             count=held.spec.count,
             order=order,
-            bindings=held.status.bindings,
+            bindings=held.bindings,
             refused=self._refusals(held),
             providers=self.providers,
             clock=self._clock,
         )
         await look.observe(to_query(need=held.spec.sensor, limits=held.spec.limits))
+        try:
+            await self._work_off(key, held, look, need)
+        except Conflict:
+            self._claims.get(key, held).unrecorded = {each.flavor: each for each in look.bindings if each.contract}
+            raise
+        return self._next_look(look.bindings)
+
+    async def _work_off(self, key: Key, held: HeldClaim, look: Look, need: Need) -> None:
+        """Decide and carry out until there is nothing left to do, then say how it stands."""
         for _ in range(MAX_STEPS):
             plan = decide(look.situation)
             if plan.settled:
@@ -211,17 +189,17 @@ class ClaimReconciler:
         held.refused |= {which: (why, until) for which, why in look.new_refusals.items()}
         near = await self._near(held, need) if look.lacks(plan) else ()
         await self._write(key, look.bindings, verdicts=verdicts(look.situation, plan, near=near), bound=plan.bound)
+        self._claims.get(key, held).unrecorded = {}
         await self._tell(held, look.told)
-        return self._next_look(look.bindings)
 
-    async def _finish(self, key: Key, held: _Held) -> float | None:
+    async def _finish(self, key: Key, held: HeldClaim) -> float | None:
         """End all contracts, then let the claim go: in any case when its time is up, for contracts expire too."""
         if FINALIZER not in held.meta.finalizers:
             return None
         order = None
         if self._identity is not None and not isinstance(held.spec, InvalidField):
             order = Order.of(held.meta, held.spec, buyer=identity_to_wire(self._identity))
-        left = await Look.release_all(held.status.bindings, order=order, providers=self.providers, clock=self._clock)
+        left = await Look.release_all(held.bindings, order=order, providers=self.providers, clock=self._clock)
         deleted = parse_timestamp(held.meta.deletion_timestamp or "") or self._clock()
         if left and self._clock() - deleted < timedelta(seconds=self._settings.release):
             await self._write(key, tuple(left), bound=len(left))
@@ -233,7 +211,7 @@ class ClaimReconciler:
         await self._patch_finalizers(key, finalizers)
         return None
 
-    async def _near(self, held: _Held, need: Need) -> tuple[tuple[Candidate, Fails], ...]:
+    async def _near(self, held: HeldClaim, need: Need) -> tuple[tuple[Candidate, Fails], ...]:
         """The flavors that came closest, among all: asked for once in a while, it is for people."""
         now = self._clock()
         if held.near_until is None or held.near_until <= now:
@@ -243,7 +221,7 @@ class ClaimReconciler:
             held.near_until = now + timedelta(seconds=min(self._settings.look / 3, 10.0))
         return held.near
 
-    def _refusals(self, held: _Held) -> dict[tuple[str, str], str]:
+    def _refusals(self, held: HeldClaim) -> dict[tuple[str, str], str]:
         now = self._clock()
         held.refused = {which: (why, until) for which, (why, until) in held.refused.items() if until > now}
         return {which: why for which, (why, _) in held.refused.items()}
@@ -265,14 +243,14 @@ class ClaimReconciler:
                 concerned = any(binding.flavor == flavor for binding in bindings)
                 for which in [which for which in held.refused if which[0] == flavor]:
                     del held.refused[which]
-            if concerned or _wants_more(held):
+            if concerned or wants_more(held):
                 # Devices come in crowds; one look is enough for all that arrive within a blink.
                 self.queue.add_after(key, 0.05)
 
-    def _take(self, key: Key, obj: Object) -> _Held | None:
+    def _take(self, key: Key, obj: Object) -> HeldClaim | None:
         """Put into the store what is newer than what is there."""
         try:
-            after = _Held.of(obj)
+            after = HeldClaim.of(obj)
         except InvalidField as error:
             log.error("claim not readable", claim="/".join(key), error=str(error))
             return None
@@ -280,6 +258,7 @@ class ClaimReconciler:
         if before is not None and before.meta.uid == after.meta.uid:
             if after.version < before.version:
                 return None
+            after.unrecorded = before.unrecorded
             if after.meta.generation == before.meta.generation:
                 after.refused, after.near, after.near_until = before.refused, before.near, before.near_until
         self._claims[key] = after
@@ -292,7 +271,7 @@ class ClaimReconciler:
         except NotFound:
             self._claims.pop(key, None)
 
-    async def _ensure_finalizer(self, key: Key, held: _Held) -> None:
+    async def _ensure_finalizer(self, key: Key, held: HeldClaim) -> None:
         if FINALIZER not in held.meta.finalizers:
             await self._patch_finalizers(key, [*held.meta.finalizers, FINALIZER])
 
@@ -349,7 +328,7 @@ class ClaimReconciler:
         if verdicts is not None:
             await self._tell(held, _transitions(before, status))
 
-    async def _tell(self, held: _Held, told: list[tuple[ClaimReason, str]]) -> None:
+    async def _tell(self, held: HeldClaim, told: list[tuple[ClaimReason, str]]) -> None:
         """Events, for `kubectl describe`."""
         if isinstance(held.spec, InvalidField):
             return
@@ -363,24 +342,6 @@ class ClaimReconciler:
                 note=note,
                 reporter="edge-resource-manager",
             )
-
-
-def _asks_otherwise(before: _Held, after: _Held) -> bool:
-    """Whether a change is more than an echo of our own writes."""
-
-    def asked(held: _Held) -> tuple[object, ...]:
-        meta = held.meta
-        return meta.uid, meta.generation, meta.deletion_timestamp, FINALIZER in meta.finalizers
-
-    return asked(before) != asked(after)
-
-
-def _wants_more(held: _Held) -> bool:
-    """Whether any flavor that appears may be one for this claim."""
-    if isinstance(held.spec, InvalidField):
-        return False
-    ready = any(each.type == ClaimCondition.READY and each.status == "True" for each in held.status.conditions)
-    return held.spec.count == "All" or not ready
 
 
 def _transitions(before: SensorClaimStatus, after: SensorClaimStatus) -> list[tuple[ClaimReason, str]]:

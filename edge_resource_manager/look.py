@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Literal, TypeVar
 
 from crds.errors import InvalidField
@@ -97,7 +98,7 @@ class Look:
         listed = {(candidate.flavor, candidate.provider): candidate for candidate in self._answers.candidates}
         bindings = self.bindings
         standings = await _bounded(
-            self._stand(binding, listed.get((binding.flavor, binding.provider))) for binding in bindings
+            partial(self._stand, binding, listed.get((binding.flavor, binding.provider))) for binding in bindings
         )
         self._standings = {binding.flavor: standing for binding, standing in zip(bindings, standings, strict=True)}
 
@@ -124,9 +125,9 @@ class Look:
             self.told.append((ClaimReason.BINDING_LOST, f"{binding.flavor} of {binding.provider}: {why}"))
         await _bounded(
             (
-                *(self._buy(candidate) for candidate in plan.reserve),
-                *(self._configure(binding) for binding in plan.configure),
-                *(self._release(binding, why) for binding, why in plan.release),
+                *(partial(self._buy, candidate) for candidate in plan.reserve),
+                *(partial(self._configure, binding) for binding in plan.configure),
+                *(partial(self._release, binding, why) for binding, why in plan.release),
             )
         )
 
@@ -148,7 +149,8 @@ class Look:
                 return binding
             return None
 
-        return [binding for binding in await _bounded(end(binding) for binding in bindings) if binding is not None]
+        left = await _bounded(partial(end, binding) for binding in bindings)
+        return [binding for binding in left if binding is not None]
 
     def _provider(self, binding: Binding) -> RearProvider:
         """Where its provider is now; where it was, if it is no longer known."""
@@ -219,12 +221,12 @@ class Look:
             self.told.append((ClaimReason.BINDING_RELEASED, f"{binding.flavor} of {binding.provider}: {why}"))
 
 
-async def _bounded(work: Iterable[Awaitable[T]]) -> list[T]:
-    """Await all, at most AT_ONCE at a time."""
+async def _bounded(work: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:
+    """Do all, at most AT_ONCE at a time."""
     places = asyncio.Semaphore(AT_ONCE)
 
-    async def one(each: Awaitable[T]) -> T:
+    async def one(each: Callable[[], Awaitable[T]]) -> T:
         async with places:
-            return await each
+            return await each()
 
     return await asyncio.gather(*(one(each) for each in work))

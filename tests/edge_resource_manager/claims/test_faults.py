@@ -3,7 +3,7 @@
 import pytest
 
 from crds.models.sensorclaim import SensorClaim
-from edge_resource_manager.claiming import FINALIZER
+from edge_resource_manager.heldclaim import FINALIZER
 from tests.edge_resource_manager.claims.conftest import NEED, Site, bindings, condition, eventually, is_ready
 from tests.edge_resource_manager.claims.rear_simulator import Fault, answers, hang, lose_answer, refuses
 
@@ -156,7 +156,12 @@ async def test_a_flavor_that_is_sold_and_then_withdrawn_is_replaced(site: Site) 
         await eventually(lambda: "events" in first.asked)
         first.withdraw("best")
         await site.until(lambda claim: is_ready(claim) and set(bindings(claim)) == {"second"})
-        assert await site.told("BindingLost") == ["best of provider-1: the flavor was withdrawn"]
+        (note,) = await site.told("BindingLost")
+    # Whether a look finds the flavor gone first or the contract depends on when it looks.
+    assert note in {
+        "best of provider-1: the flavor was withdrawn",
+        "best of provider-1: the provider does not hold the contract any more",
+    }
 
 
 async def test_without_events_a_withdrawal_is_found_by_looking(site: Site) -> None:

@@ -4,10 +4,12 @@ import asyncio
 from typing import Any
 
 import pytest
+from aiohttp import web
 
-from crds.kube.client import Kube, Object
+from crds.kube.client import MERGE_PATCH, Kind, Kube, Object
+from crds.models.sensorclaim import SensorClaim
 from tests.edge_resource_manager.claims.conftest import Site, bindings, eventually, is_ready
-from tests.edge_resource_manager.claims.rear_simulator import hang, lose_answer
+from tests.edge_resource_manager.claims.rear_simulator import Handler, hang, lose_answer
 
 
 class DyingKube(Kube):
@@ -85,6 +87,37 @@ async def test_killed_after_a_purchase_and_asked_for_something_else_the_old_cont
     async with site.reconciler():
         claim = await site.until(lambda claim: is_ready(claim) and set(bindings(claim)) == {"b"})
     assert provider.sold() == ["b"]
+    assert [each.contract for each in bindings(claim).values()] == list(provider.contracts)
+
+
+@pytest.mark.parametrize("other", [[], ["b"]], ids=["dropped", "replaced"])
+async def test_what_another_manager_gave_up_while_it_was_bought_is_not_orphaned(site: Site, other: list[str]) -> None:
+    provider = await site.provider()
+    provider.offer("a", latency="1")
+    provider.offer("b", latency="15")
+
+    async def meddle(request: web.Request, handler: Handler) -> web.StreamResponse:
+        del provider.faults["purchase"]
+        intents = [
+            {
+                "flavor": each,
+                "provider": "provider-1",
+                "providerAddress": provider.address,
+                "contract": "",
+                "transaction": "",
+            }
+            for each in other
+        ]
+        path = Kind.of(SensorClaim.crd).path(namespace=site.namespace, name="humidity", subresource="status")
+        body = {"status": {"bindings": intents}}
+        await site.kube.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+        return await handler(request)
+
+    provider.faults["purchase"] = meddle
+    async with site.reconciler():
+        site.claim()
+        claim = await site.until(lambda claim: is_ready(claim) and len(bindings(claim)) == 1)
+    assert provider.bought[0] == "a"
     assert [each.contract for each in bindings(claim).values()] == list(provider.contracts)
 
 
