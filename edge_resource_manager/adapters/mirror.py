@@ -160,10 +160,7 @@ class Mirror:
         try:
             return await self._kube.request("POST", path, query={"fieldManager": self._manager}, body=manifest)
         except AlreadyExists as error:
-            try:
-                return await self._kube.request("GET", f"{path}/{key[1]}")
-            except NotFound:
-                raise self._went_away(key) from error
+            raise Unavailable(f"{self._kind.crd.kind} {'/'.join(key)} is there, and not yet seen") from error
 
     @contextmanager
     def _written(self, key: Key) -> Iterator[None]:

@@ -216,6 +216,11 @@ class World:
         urls = [target["url"] for route in routes for target in route["spec"]["targets"]]
         return [url for url in urls if url.rpartition("/")[2].partition(".")[0] in names]
 
+    @staticmethod
+    def urls(claim: Document) -> list[str]:
+        """Where a claim wants readings."""
+        return [endpoint["url"] for endpoint in claim["spec"]["endpoints"]]
+
     def bindings(self, name: str) -> tuple[Binding, ...]:
         """What a claim has."""
         claim = claims(self.consumer).get(name)
