@@ -16,21 +16,20 @@ from datetime import datetime, timedelta
 
 import structlog
 
-from crds.columns import summary
-from crds.conditions import Verdict, parse_timestamp, stamp
+from crds.conditions import Verdict, parse_timestamp
 from crds.errors import InvalidField
-from crds.kube.client import MERGE_PATCH, Conflict, Kind, Kube, NotFound, Object
+from crds.kube.client import Conflict, Kube, NotFound
 from crds.kube.events import emit
 from crds.kube.queue import WorkQueue
 from crds.kube.watch import Change, Gone, Key, Put
 from crds.models.fluidos import NodeIdentity
 from crds.models.sensorclaim import Binding, SensorClaim, SensorClaimStatus
+from edge_resource_manager.claimstore import FINALIZER, ClaimStore, HeldClaim, Memory
 from edge_resource_manager.domain.claims import decide, no_identity, not_accepted, verdicts
 from edge_resource_manager.domain.conversion import identity_to_wire
 from edge_resource_manager.domain.identity import parse_identity
 from edge_resource_manager.domain.matching import Candidate, Fails, Need, closest, judge
 from edge_resource_manager.domain.query import to_query
-from edge_resource_manager.heldclaim import FINALIZER, HeldClaim, asks_otherwise, wants_more
 from edge_resource_manager.look import Look
 from edge_resource_manager.providers import Providers
 from edge_resource_manager.purchasing import Order
@@ -38,7 +37,6 @@ from edge_resource_manager.reasons import ClaimCondition, ClaimReason
 
 log = structlog.get_logger(__name__)
 
-STATUS_MANAGER = "edge-resource-manager-claims"
 CLOSEST_LIMIT = 200
 MAX_STEPS = 600
 """More than any look needs: two for each of 256 bindings."""
@@ -78,7 +76,7 @@ class ClaimReconciler:
         self._kube = kube
         self._settings = settings
         self._clock = clock
-        self._claims: dict[Key, HeldClaim] = {}
+        self._claims = ClaimStore(kube, clock)
         self._identity: NodeIdentity | None = None
         self.providers = Providers(
             seconds=settings.request,
@@ -100,19 +98,18 @@ class ClaimReconciler:
         match change:
             case Put(key, obj):
                 before = self._claims.get(key)
-                after = self._take(key, obj)
-                if after is None:
-                    return
-                if before is None or asks_otherwise(before, after):
+                self._claims.take(key, obj)
+                after = self._claims.get(key)
+                if after is not None and (before is None or not after.asks_as(before)):
                     self.queue.add(key)
             case Gone(key):
-                self._claims.pop(key, None)
+                self._claims.forget(key)
 
     def known_cluster_seen(self, change: Change) -> None:
         """A KnownCluster appeared, changed or went."""
         if self.providers.seen(change):
-            for key in self._claims:
-                self.queue.add(key)
+            for held in self._claims:
+                self.queue.add(held.key)
 
     def identity_seen(self, change: Change) -> None:
         """The ConfigMap `fluidos-node-identity` appeared, changed or went."""
@@ -124,8 +121,8 @@ class ClaimReconciler:
                 log.warning("node identity is incomplete", error=str(error))
         if identity != self._identity:
             self._identity = identity
-            for key in self._claims:
-                self.queue.add(key)
+            for held in self._claims:
+                self.queue.add(held.key)
 
     async def reconcile(self, key: Key) -> float | None:
         """Look at one claim; the seconds until it wants another look."""
@@ -134,65 +131,71 @@ class ClaimReconciler:
             return None
         try:
             if held.meta.deletion_timestamp:
-                return await self._finish(key, held)
-            return await self._look(key, held)
+                return await self._finish(held)
+            return await self._look(held)
         except NotFound:
             return None
         except Conflict:
             # Somebody else wrote, or our store is behind: what was decided may be wrong, so decide again.
-            await self._refresh(key)
+            await self._claims.refresh(key)
             return 0.05
 
-    async def _look(self, key: Key, held: HeldClaim) -> float | None:
-        if isinstance(held.spec, InvalidField):
-            await self._write(key, held.status.bindings, verdicts=not_accepted(str(held.spec)))
-            return None
+    async def _look(self, held: HeldClaim) -> float | None:
+        spec = held.spec
         try:
-            need = Need.of(held.spec)
+            if isinstance(spec, InvalidField):
+                raise spec
+            need = Need.of(spec)
         except InvalidField as error:
-            await self._write(key, held.status.bindings, verdicts=not_accepted(str(error)))
+            await self._wait(held, not_accepted(str(error)))
             return None
         if self._identity is None:
             message = "waits for the ConfigMap fluidos-node-identity, which says who buys"
-            await self._write(key, held.status.bindings, verdicts=no_identity(message))
+            await self._wait(held, no_identity(message))
             return None
-        await self._ensure_finalizer(key, held)
-        order = Order.of(held.meta, held.spec, buyer=identity_to_wire(self._identity))
+        if FINALIZER not in held.meta.finalizers:
+            held = await self._claims.set_finalizers(held, [*held.meta.finalizers, FINALIZER])
         look = Look(
             need=need,
-            count=held.spec.count,
-            order=order,
+            count=spec.count,
+            order=Order.of(held.meta, spec, buyer=identity_to_wire(self._identity)),
             bindings=held.bindings,
-            refused=self._refusals(held),
+            refused=self._refusals(held.memory),
             providers=self.providers,
             clock=self._clock,
         )
-        await look.observe(to_query(need=held.spec.sensor, limits=held.spec.limits))
+        await look.observe(to_query(need=spec.sensor, limits=spec.limits))
         try:
-            await self._work_off(key, held, look, need)
+            await self._work_off(held, look, need)
         except Conflict:
-            self._claims.get(key, held).unrecorded = {each.flavor: each for each in look.bindings if each.contract}
+            held.memory.unrecorded = {each.flavor: each for each in look.bindings if each.contract}
             raise
         return self._next_look(look.bindings)
 
-    async def _work_off(self, key: Key, held: HeldClaim, look: Look, need: Need) -> None:
+    async def _wait(self, held: HeldClaim, verdicts: tuple[Verdict, ...]) -> None:
+        """Nothing can be asked for; what is bound stays."""
+        after = await self._claims.write(held, held.status.bindings, verdicts=verdicts)
+        await self._tell(held, _transitions(held.status, after.status))
+
+    async def _work_off(self, held: HeldClaim, look: Look, need: Need) -> None:
         """Decide and carry out until there is nothing left to do, then say how it stands."""
+        memory = held.memory
         for _ in range(MAX_STEPS):
             plan = decide(look.situation)
             if plan.settled:
                 break
             if look.intend(plan):
-                await self._write(key, look.bindings)
+                held = await self._claims.write(held, look.bindings)
             await look.carry_out(plan)
         until = self._clock() + timedelta(seconds=self._settings.refusal)
-        held = self._claims.get(key, held)
-        held.refused |= {which: (why, until) for which, why in look.new_refusals.items()}
-        near = await self._near(held, need) if look.lacks(plan) else ()
-        await self._write(key, look.bindings, verdicts=verdicts(look.situation, plan, near=near), bound=plan.bound)
-        self._claims.get(key, held).unrecorded = {}
-        await self._tell(held, look.told)
+        memory.refused |= {which: (why, until) for which, why in look.new_refusals.items()}
+        near = await self._near(memory, need) if look.lacks(plan) else ()
+        outcome = verdicts(look.situation, plan, near=near)
+        after = await self._claims.write(held, look.bindings, verdicts=outcome, bound=plan.bound)
+        memory.unrecorded.clear()
+        await self._tell(held, [*_transitions(held.status, after.status), *look.told])
 
-    async def _finish(self, key: Key, held: HeldClaim) -> float | None:
+    async def _finish(self, held: HeldClaim) -> float | None:
         """End all contracts, then let the claim go: in any case when its time is up, for contracts expire too."""
         if FINALIZER not in held.meta.finalizers:
             return None
@@ -202,29 +205,28 @@ class ClaimReconciler:
         left = await Look.release_all(held.bindings, order=order, providers=self.providers, clock=self._clock)
         deleted = parse_timestamp(held.meta.deletion_timestamp or "") or self._clock()
         if left and self._clock() - deleted < timedelta(seconds=self._settings.release):
-            await self._write(key, tuple(left), bound=len(left))
+            await self._claims.write(held, tuple(left), bound=len(left))
             return 1.0
         if left:
             which = ", ".join(sorted(f"{binding.flavor} of {binding.provider}" for binding in left))
             await self._tell(held, [(ClaimReason.CONTRACTS_LEFT, f"could not be ended and will expire: {which}")])
-        finalizers = [each for each in held.meta.finalizers if each != FINALIZER]
-        await self._patch_finalizers(key, finalizers)
+        await self._claims.set_finalizers(held, [each for each in held.meta.finalizers if each != FINALIZER])
         return None
 
-    async def _near(self, held: HeldClaim, need: Need) -> tuple[tuple[Candidate, Fails], ...]:
+    async def _near(self, memory: Memory, need: Need) -> tuple[tuple[Candidate, Fails], ...]:
         """The flavors that came closest, among all: asked for once in a while, it is for people."""
         now = self._clock()
-        if held.near_until is None or held.near_until <= now:
+        if memory.near_until is None or memory.near_until <= now:
             answers = await self.providers.ask([("limit", str(CLOSEST_LIMIT))])
             judged = [(candidate, judge(need, candidate)) for candidate in answers.candidates]
-            held.near = closest((each, outcome) for each, outcome in judged if isinstance(outcome, Fails))
-            held.near_until = now + timedelta(seconds=min(self._settings.look / 3, 10.0))
-        return held.near
+            memory.near = closest((each, outcome) for each, outcome in judged if isinstance(outcome, Fails))
+            memory.near_until = now + timedelta(seconds=min(self._settings.look / 3, 10.0))
+        return memory.near
 
-    def _refusals(self, held: HeldClaim) -> dict[tuple[str, str], str]:
+    def _refusals(self, memory: Memory) -> dict[tuple[str, str], str]:
         now = self._clock()
-        held.refused = {which: (why, until) for which, (why, until) in held.refused.items() if until > now}
-        return {which: why for which, (why, _) in held.refused.items()}
+        memory.refused = {which: (why, until) for which, (why, until) in memory.refused.items() if until > now}
+        return {which: why for which, (why, _) in memory.refused.items()}
 
     def _next_look(self, bindings: tuple[Binding, ...]) -> float:
         now = self._clock()
@@ -235,98 +237,16 @@ class ClaimReconciler:
 
     def _flavor_changed(self, provider: str, flavor: str | None) -> None:
         """Claims that the event may concern: bound to that flavor, or taking whatever comes."""
-        for key, held in self._claims.items():
-            bindings = held.status.bindings
+        for held in self._claims:
+            bindings, refused = held.status.bindings, held.memory.refused
             if flavor is None:
                 concerned = any(binding.provider == provider for binding in bindings)
             else:
                 concerned = any(binding.flavor == flavor for binding in bindings)
-                for which in [which for which in held.refused if which[0] == flavor]:
-                    del held.refused[which]
-            if concerned or wants_more(held):
+                refused.pop((flavor, provider), None)
+            if concerned or held.wants_more:
                 # Devices come in crowds; one look is enough for all that arrive within a blink.
-                self.queue.add_after(key, 0.05)
-
-    def _take(self, key: Key, obj: Object) -> HeldClaim | None:
-        """Put into the store what is newer than what is there."""
-        try:
-            after = HeldClaim.of(obj)
-        except InvalidField as error:
-            log.error("claim not readable", claim="/".join(key), error=str(error))
-            return None
-        before = self._claims.get(key)
-        if before is not None and before.meta.uid == after.meta.uid:
-            if after.version < before.version:
-                return None
-            after.unrecorded = before.unrecorded
-            if after.meta.generation == before.meta.generation:
-                after.refused, after.near, after.near_until = before.refused, before.near, before.near_until
-        self._claims[key] = after
-        return after
-
-    async def _refresh(self, key: Key) -> None:
-        path = Kind.of(SensorClaim.crd).path(namespace=key[0], name=key[1])
-        try:
-            self._take(key, await self._kube.request("GET", path))
-        except NotFound:
-            self._claims.pop(key, None)
-
-    async def _ensure_finalizer(self, key: Key, held: HeldClaim) -> None:
-        if FINALIZER not in held.meta.finalizers:
-            await self._patch_finalizers(key, [*held.meta.finalizers, FINALIZER])
-
-    async def _patch_finalizers(self, key: Key, finalizers: list[str]) -> None:
-        meta = {"finalizers": finalizers, "resourceVersion": self._claims[key].meta.resource_version}
-        answer = await self._kube.patch(
-            SensorClaim, key[1], namespace=key[0], body={"metadata": meta}, manager=STATUS_MANAGER
-        )
-        self._take(key, answer)
-
-    async def _write(
-        self,
-        key: Key,
-        bindings: tuple[Binding, ...],
-        *,
-        verdicts: tuple[Verdict, ...] | None = None,
-        bound: int | None = None,
-    ) -> None:
-        """Write the status, if it differs, onto the version that is in the store.
-
-        Args:
-            key: of the claim.
-            bindings: all of them.
-            verdicts: the conditions; those of before, where a look is not over yet.
-            bound: how many flavors are bound; as before where a look is not over yet.
-
-        Raises:
-            Conflict: the claim is not what it was.
-            NotFound: it is gone.
-        """
-        held = self._claims.get(key)
-        if held is None:
-            return
-        before, generation = held.status, held.meta.generation
-        conditions, observed = before.conditions, before.observed_generation
-        if verdicts is not None:
-            conditions = stamp(verdicts, before=before.conditions, generation=generation, now=self._clock())
-            observed = generation
-        status = SensorClaimStatus(
-            observed_generation=observed,
-            conditions=conditions,
-            bound_count=before.bound_count if bound is None else bound,
-            providers=summary(sorted(binding.provider for binding in bindings)),
-            bindings=tuple(sorted(bindings, key=lambda binding: binding.flavor)),
-        )
-        if status == before:
-            return
-        path = Kind.of(SensorClaim.crd).path(namespace=key[0], name=key[1], subresource="status")
-        body = {"metadata": {"resourceVersion": held.meta.resource_version}, "status": status.dump()}
-        answer = await self._kube.request(
-            "PATCH", path, query={"fieldManager": STATUS_MANAGER}, body=body, content_type=MERGE_PATCH
-        )
-        self._take(key, answer)
-        if verdicts is not None:
-            await self._tell(held, _transitions(before, status))
+                self.queue.add_after(held.key, 0.05)
 
     async def _tell(self, held: HeldClaim, told: list[tuple[ClaimReason, str]]) -> None:
         """Events, for `kubectl describe`."""

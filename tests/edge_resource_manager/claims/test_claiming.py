@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from crds.conditions import timestamp
 from crds.models.fluidos import KnownCluster
-from edge_resource_manager.heldclaim import FINALIZER
+from edge_resource_manager.claimstore import FINALIZER
 from tests.edge_resource_manager.claims.conftest import NEED, Site, bindings, condition, eventually, is_ready
 from tests.edge_resource_manager.claims.rear_simulator import answers, endpoints, refuses
 

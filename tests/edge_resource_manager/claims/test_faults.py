@@ -3,7 +3,7 @@
 import pytest
 
 from crds.models.sensorclaim import SensorClaim
-from edge_resource_manager.heldclaim import FINALIZER
+from edge_resource_manager.claimstore import FINALIZER
 from tests.edge_resource_manager.claims.conftest import NEED, Site, bindings, condition, eventually, is_ready
 from tests.edge_resource_manager.claims.rear_simulator import Fault, answers, hang, lose_answer, refuses
 

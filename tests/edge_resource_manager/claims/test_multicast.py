@@ -28,8 +28,9 @@ def free_udp_port() -> int:
 class Lan:
     """The loopback interface, with a port of the test's own."""
 
-    def __init__(self, kube: Kube) -> None:
+    def __init__(self, manager: Kube, kube: Kube) -> None:
         self.settings = MulticastSettings(port=free_udp_port(), interface="127.0.0.1", ttl=0, period=0.2)
+        self.manager = manager
         self.kube = kube
         self.now = datetime.now(UTC)
 
@@ -45,7 +46,7 @@ class Lan:
     @asynccontextmanager
     async def node(self, node: str, *, ip: str = "192.0.2.1:3004") -> AsyncIterator[LanDiscovery]:
         identity = NodeIdentity(domain="fluidos.eu", node_id=node, ip=ip)
-        discovery = LanDiscovery(self.kube, self.settings, identity=identity, clock=lambda: self.now)
+        discovery = LanDiscovery(self.manager, self.settings, identity=identity, clock=lambda: self.now)
         synced = asyncio.Event()
         watching = asyncio.create_task(
             follow(
@@ -68,9 +69,11 @@ class Lan:
 
 @pytest.fixture
 async def lan(cluster: Cluster, account: Any) -> AsyncIterator[Lan]:
-    async with await Kube.connect(kubeconfig=account) as manager:
-        yield Lan(manager)
-    async with await Kube.connect(kubeconfig=cluster.kubeconfig) as kube:
+    async with (
+        await Kube.connect(kubeconfig=account) as manager,
+        await Kube.connect(kubeconfig=cluster.kubeconfig) as kube,
+    ):
+        yield Lan(manager, kube)
         for known in await kube.list(KnownCluster, namespace="fluidos"):
             await kube.delete(KnownCluster, known.metadata.name, namespace="fluidos")
 
