@@ -241,6 +241,7 @@ class DiscoveryReconciler:
 
     async def _withdraw(self, key: Key) -> None:
         self._reporting.discard(key)
+        self._doubted.discard(key)
         await self._offering.withdraw(leaf_key(key))
 
     async def _confirmed(self, key: Key, held: Held | None) -> ObservedDevice | None:

@@ -381,13 +381,20 @@ async def test_a_device_that_went_unseen_is_not_offered_for_ever(site: Site) -> 
         body = await site.kube.request("GET", path)
         await site.delete("board")
         await site.until(nothing)
-        # A watch that missed the deletion still holds the Device, until somebody (the garbage collector, after some
-        # seconds) deletes what is made for it.
+        # A watch that missed the deletion still holds the Device, until somebody deletes what is made for it: we, if
+        # the garbage collector is not faster.
+        written = len(site.writes())
         discovery.device_seen(Put((site.namespace, "board"), body))
-        await site.until(offered)
-        leaf = (await site.leaves())["board"]
-        await site.kube.delete(LeafDevice, leaf.metadata.name, namespace=site.namespace)
+
+        async def made() -> bool:
+            return "create leafdevices" in " ".join(site.writes()[written:])
+
+        await eventually(made)
+        for leaf in (await site.leaves()).values():
+            await site.kube.delete(LeafDevice, leaf.metadata.name, namespace=site.namespace)
         await site.until(nothing)
+        await idle(discovery)
+        assert nothing(await site.leaves(), await site.flavors())
 
 
 REFUSAL = {
