@@ -9,7 +9,7 @@ import structlog
 
 from crds.errors import InvalidField, Retryable, Terminal
 from crds.kube.client import CONFIG_MAPS, Kube, NotFound, Object
-from crds.kube.manager import Manager, Seen, Watched, Work
+from crds.kube.manager import Followed, Manager, Seen, Watched, Work
 from crds.kube.queue import backoff
 from crds.kube.watch import Change, Gone, Put, follow, key_of
 from crds.models.fluidos import IDENTITY_CONFIG_MAP, Flavor, KnownCluster, NodeIdentity
@@ -46,11 +46,10 @@ async def build(kube: Kube, settings: EdgeSettings) -> Manager:
             Watched("", "nodes", discovery.node_seen, version="v1"),
             Watched(Device.crd.group, Device.crd.plural, discovery.device_seen),
             Watched(DeviceStatus.crd.group, DeviceStatus.crd.plural, discovery.device_status_seen),
-            Watched(LeafDevice.crd.group, LeafDevice.crd.plural, discovery.leaf_seen),
-            Watched(Flavor.crd.group, Flavor.crd.plural, discovery.flavor_seen),
             Watched(SensorClaim.crd.group, SensorClaim.crd.plural, claims.claim_seen),
             *(Watched(KnownCluster.crd.group, KnownCluster.crd.plural, seen) for seen in clusters_seen),
         ),
+        followed=(Followed(LeafDevice.crd, discovery.leaf_seen), Followed(Flavor.crd, discovery.flavor_seen)),
         work=work,
     )
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from crds.egress import EgressPolicy
 from crds.kube.client import Kube
-from crds.kube.manager import Manager, Watched
+from crds.kube.manager import Followed, Manager, Watched
 from crds.models.dataroute import DataRoute
 from crds.models.fluidos import Contract, Flavor
 from crds.models.leafdevice import LeafDevice
@@ -19,11 +19,11 @@ async def build(kube: Kube, settings: RouterSettings) -> Manager:
     policy = EgressPolicy.parse(allowed=settings.egress_allow, refused=settings.egress_refuse)
     routing = Routing(kube, policy=policy, clock=lambda: datetime.now(UTC))
     return Manager(
-        watched=(
-            Watched(Contract.crd.group, Contract.crd.plural, routing.contract_seen),
-            Watched(Flavor.crd.group, Flavor.crd.plural, routing.flavor_seen),
-            Watched(LeafDevice.crd.group, LeafDevice.crd.plural, routing.leaf_seen),
-            Watched(DataRoute.crd.group, DataRoute.crd.plural, routing.route_seen),
+        watched=(Watched(Contract.crd.group, Contract.crd.plural, routing.contract_seen),),
+        followed=(
+            Followed(Flavor.crd, routing.flavor_seen),
+            Followed(LeafDevice.crd, routing.leaf_seen),
+            Followed(DataRoute.crd, routing.route_seen),
         ),
         work=(routing.contracts.run, routing.routes.run),
     )
