@@ -31,6 +31,7 @@ from edge_resource_manager.domain.identity import parse_identity
 from edge_resource_manager.domain.matching import Candidate, Fails, Need, closest, judge
 from edge_resource_manager.domain.query import to_query
 from edge_resource_manager.look import Look
+from edge_resource_manager.metrics import CLAIM_EVENTS
 from edge_resource_manager.providers import Providers
 from edge_resource_manager.purchasing import Order
 from edge_resource_manager.reasons import ClaimCondition, ClaimReason
@@ -253,6 +254,7 @@ class ClaimReconciler:
         if isinstance(held.spec, InvalidField):
             return
         for reason, note in told:
+            CLAIM_EVENTS.labels(reason).inc()
             await emit(
                 self._kube,
                 SensorClaim(metadata=held.meta, spec=held.spec),

@@ -16,6 +16,7 @@ from crds.columns import summary
 from crds.conditions import Verdict, stamp
 from crds.errors import InvalidField
 from crds.kube.client import MERGE_PATCH, Kind, Kube, NotFound, Object
+from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.watch import Key
 from crds.models.base import ObjectMeta, validate
 from crds.models.sensorclaim import Binding, SensorClaim, SensorClaimSpec, SensorClaimStatus
@@ -135,6 +136,7 @@ class ClaimStore:
         try:
             after = HeldClaim.of(obj)
         except InvalidField as error:
+            REFUSED_OBJECTS.labels("SensorClaim").inc()
             log.error("claim not readable", claim="/".join(key), error=str(error))
             return None
         before = self._claims.get(key)

@@ -15,6 +15,7 @@ import structlog
 
 from crds.errors import InvalidField
 from crds.kube.client import NODES, Kind, Kube, NotFound, Unavailable
+from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.queue import WorkQueue, backoff
 from crds.kube.watch import Change, Gone, Key, Put, key_of
 from crds.models.kubeedge import Device
@@ -152,6 +153,7 @@ class DiscoveryReconciler:
         try:
             device = self._take(change)
         except InvalidField as error:
+            REFUSED_OBJECTS.labels(Device.crd.kind).inc()
             log.warning("Device not readable, its last readable form counts", key=key, error=str(error))
             return
         if device is None or before is None or replace(before, report=device.report) != device:
@@ -171,6 +173,7 @@ class DiscoveryReconciler:
                 try:
                     report = parse_report(obj)
                 except InvalidField as error:
+                    REFUSED_OBJECTS.labels("DeviceStatus").inc()
                     log.warning("DeviceStatus not readable, its last readable form counts", key=key, error=str(error))
                     return
                 self._reports[key] = report

@@ -28,6 +28,7 @@ from edge_resource_manager.domain.devices import Description, ObservedDevice
 from edge_resource_manager.domain.flavors import Terms, flavor_of
 from edge_resource_manager.domain.leafstatus import status_of, verdicts, worth_an_event
 from edge_resource_manager.domain.liveness import Outlook
+from edge_resource_manager.metrics import DEVICE_CONDITIONS
 from edge_resource_manager.reasons import LeafCondition
 
 MANAGER = "edge-resource-manager-discovery"
@@ -176,6 +177,8 @@ class Offering:
         if after != before:
             await self.leaves.write_status(key, after.dump())
             for condition in worth_an_event(after.conditions, before=before.conditions):
+                if condition.status == "False":
+                    DEVICE_CONDITIONS.labels(condition.reason).inc()
                 await emit(
                     self._kube,
                     facts.leaf,

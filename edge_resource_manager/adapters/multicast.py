@@ -14,7 +14,6 @@ from datetime import datetime
 from typing import assert_never
 
 import structlog
-from prometheus_client import Counter
 
 from crds.errors import InvalidField, Retryable, Terminal
 from crds.kube.client import Kube, Object
@@ -30,18 +29,13 @@ from edge_resource_manager.domain.announcement import (
     expired,
     hear,
 )
+from edge_resource_manager.metrics import ANNOUNCEMENTS
 
 log = structlog.get_logger(__name__)
 
 MANAGER = "edge-resource-manager-discovery"
 BACKLOG = 64
 HOUSEKEEPING_SECONDS = 2.0
-
-ANNOUNCEMENTS = Counter(
-    "fluidos_edge_manager_announcements",
-    "Datagrams of LAN discovery that were received, by what became of them",
-    ["outcome"],
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

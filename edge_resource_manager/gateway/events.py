@@ -40,7 +40,8 @@ class Subscription:
     async def take(self, *, timeout: float) -> bytes:
         """All lines that are pending; empty when there were none for `timeout` seconds, or after the end."""
         try:
-            await asyncio.wait_for(self._wake.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._wake.wait()
         except TimeoutError:
             return b""
         self._wake.clear()
