@@ -13,7 +13,8 @@ from crds.errors import Terminal
 from crds.kube.client import Kind, Kube
 from crds.kube.watch import follow
 from crds.models.fluidos import KnownCluster, NodeIdentity
-from edge_resource_manager.adapters.multicast import ANNOUNCEMENTS, LanDiscovery, MulticastSettings
+from edge_resource_manager.adapters.multicast import LanDiscovery, MulticastSettings
+from edge_resource_manager.metrics import ANNOUNCEMENTS
 from scripts.testbed.cluster import Cluster
 from tests.edge_resource_manager.claims.conftest import eventually
 
