@@ -2,8 +2,8 @@
 
 A real API server and the manager's own process under its own account. The limit that it is held against: the same
 client, with the same number of requests in flight, creates the very same four objects a device (itself, its LeafDevice,
-two Flavors) on a fresh API server of the same kind, where nobody reacts to them. ConfigMaps of the same size, which
-have no schema to be checked against and cost that server a third, are shown beside it.
+two Flavors) on a fresh API server of the same kind, where nobody reacts to them. It is held against as many ConfigMaps,
+too: these have no schema to be checked against and cost that server less than half.
 """
 
 from __future__ import annotations
@@ -86,11 +86,19 @@ async def measure(
     return [
         Figure(
             key="ofPlainCreates",
-            text=f"{devices} devices to {2 * devices} flavors, times plain creates",
+            text=f"{devices} devices to {2 * devices} flavors, times the same objects created by hand",
             value=seconds / plain[0],
             goal=2,
             holds="below",
-            peer=f"{seconds:.2f} s ({used:.2f} s CPU); plain {plain[0]:.2f} s, ConfigMaps {plain[1]:.2f} s",
+            peer=f"{seconds:.2f} s ({used:.2f} s CPU), by hand {plain[0]:.2f} s",
+        ),
+        Figure(
+            key="ofConfigMapCreates",
+            text="the same, times as many ConfigMaps",
+            value=seconds / plain[1],
+            goal=2,
+            holds="below",
+            peer=f"ConfigMaps {plain[1]:.2f} s; by hand is {plain[0] / plain[1]:.2f} times that",
         ),
         Figure(
             key="followP50Milliseconds",

@@ -36,7 +36,7 @@ from edge_resource_manager.domain.devices import (
 )
 from edge_resource_manager.domain.flavors import Terms
 from edge_resource_manager.domain.liveness import Graces, NodeGone, NodeHealth, Report, outlook
-from edge_resource_manager.offering import Offering, device_key, leaf_key, own_status
+from edge_resource_manager.offering import CROWD, Offering, device_key, leaf_key, own_status
 from edge_resource_manager.reasons import DiscoveryReason
 
 log = structlog.get_logger(__name__)
@@ -78,7 +78,7 @@ class DiscoveryReconciler:
         self._kube = kube
         self._settings = settings
         self._clock = clock
-        self._offering = Offering(kube, terms=settings.terms)
+        self._offering = Offering(kube, terms=settings.terms, crowded=lambda: len(self.queue) > CROWD)
         self._devices: dict[Key, ObservedDevice] = {}
         self._reports: dict[Key, Report] = {}
         self._nodes: dict[str, Node] = {}

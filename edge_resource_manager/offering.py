@@ -7,7 +7,7 @@ two flavors, so statuses have a queue of their own, which takes little of its ti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -35,6 +35,10 @@ MANAGER = "edge-resource-manager-discovery"
 REPORTER = "edge-resource-manager"
 SOURCE = "KubeEdgeDevice"
 STATUS_WORKERS = 2
+CROWD = 64
+"""Devices waiting to be offered; statuses wait then."""
+CROWD_SECONDS = 0.5
+CROWD_TURNS = 20
 REFUSED_AGAIN = timedelta(minutes=5)
 """A webhook that refused a flavor may be gone by then: nothing else tells us."""
 
@@ -54,7 +58,7 @@ class _Refusal:
 _Failure = _Refusal | Unavailable
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class _Facts:
     """What the status of a LeafDevice is made of."""
 
@@ -63,16 +67,19 @@ class _Facts:
     offers: tuple[Offer, ...]
     seen: datetime | None
     now: datetime
+    patience: int = CROWD_TURNS
+    """How many more times this status may wait for others' offers."""
 
 
 class Offering:
     """The LeafDevices and Flavors of KubeEdge's Devices, as the API server holds them and as they should be."""
 
-    def __init__(self, kube: Kube, *, terms: Terms) -> None:
+    def __init__(self, kube: Kube, *, terms: Terms, crowded: Callable[[], bool]) -> None:
         self.leaves = Mirror(kube, LeafDevice, manager=MANAGER)
         self.flavors = Mirror(kube, Flavor, manager=MANAGER)
         self._kube = kube
         self._terms = terms
+        self._crowded = crowded
         self._refusals: dict[Key, dict[str, _Refusal]] = {}
         self._untold: dict[Key, _Facts] = {}
         self.statuses = WorkQueue("statuses", self._tell, workers=STATUS_WORKERS)
@@ -159,11 +166,14 @@ class Offering:
     def _flavors_of(self, key: Key) -> frozenset[Key]:
         return self.flavors.owned_by((LeafDevice.crd.kind, key[1]), namespace=key[0])
 
-    async def _tell(self, key: Key) -> None:
-        """Write the status, where it is another, and post Events of what turned over."""
+    async def _tell(self, key: Key) -> float | None:
+        """Write the status, where it is another, and post Events of what turned over; later, while a crowd arrives."""
         facts, held = self._untold.get(key), self.leaves.get(key)
         if facts is None or held is None:
-            return
+            return None
+        if facts.patience > 0 and self._crowded():
+            facts.patience -= 1
+            return CROWD_SECONDS
         before = own_status(held)
         after = status_of(
             facts.verdicts,
@@ -190,6 +200,7 @@ class Offering:
                 )
         if self._untold.get(key) is facts:
             del self._untold[key]
+        return None
 
 
 @lru_cache(maxsize=8192)

@@ -170,6 +170,9 @@ class Condition(Model):
     last_transition_time: Timestamp
 
 
+ATOMIC = {"x-kubernetes-list-type": "atomic"}
+"""Of a list that one writer owns as a whole: the API server keeps one managed field for it, not one for every leaf."""
+
 Conditions = Annotated[tuple[Condition, ...], Field(max_length=16), Distinct("type")]
 
 

@@ -11,11 +11,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from crds.models.base import (
+    ATOMIC,
     MAX_COUNT,
     Column,
     Conditions,
     Crd,
-    Distinct,
     Label,
     Model,
     Name,
@@ -118,8 +118,8 @@ class LeafDeviceSpec(Model):
     board: Board = Board()
     sensors: Annotated[
         tuple[Sensor, ...],
-        Field(max_length=MAX_SENSORS),
-        Distinct("uid"),
+        # A create took the API server 3.6 ms where every field of every sensor was managed by itself.
+        Field(max_length=MAX_SENSORS, json_schema_extra=ATOMIC),
     ] = ()
 
 
@@ -140,8 +140,7 @@ class LeafDeviceStatus(Model):
     """For people: a printer column shows of a list its first element alone."""
     offers: Annotated[
         tuple[Offer, ...],
-        Field(max_length=MAX_SENSORS),
-        Distinct("sensor"),
+        Field(max_length=MAX_SENSORS, json_schema_extra=ATOMIC),
     ] = ()
 
 
