@@ -84,7 +84,8 @@ class Site:
         """Every request of anyone that could have changed our kinds in this namespace, by the audit log."""
         assert self.cluster.audit_log is not None
         written = []
-        for line in self.cluster.audit_log.read_text().splitlines():
+        complete, _, _on_its_way = self.cluster.audit_log.read_text().rpartition("\n")
+        for line in complete.splitlines():
             entry = json.loads(line)
             what = entry.get("objectRef", {})
             ours = what.get("namespace") == self.namespace and what.get("resource") in {"leafdevices", "flavors"}
