@@ -6,14 +6,14 @@ import asyncio
 import sys
 
 from crds.kube.manager import run_manager
-from crds.kube.process import run_process
+from crds.kube.process import run_process, settings_of
 from edge_resource_manager.handlers import build
 from edge_resource_manager.settings import EdgeSettings
 
 
 def main() -> int:
     """Run until SIGTERM; 1 when an error or the loss of the Lease ended it."""
-    settings = EdgeSettings()
+    settings = settings_of(EdgeSettings)
 
     async def work(stop: asyncio.Event) -> None:
         await run_manager(

@@ -6,14 +6,14 @@ import asyncio
 import sys
 
 from crds.kube.manager import run_manager
-from crds.kube.process import run_process
+from crds.kube.process import run_process, settings_of
 from router_manager.handlers import build
 from router_manager.settings import RouterSettings
 
 
 def main() -> int:
     """Run until SIGTERM; 1 when an error or the loss of the Lease ended it."""
-    settings = RouterSettings()
+    settings = settings_of(RouterSettings)
 
     async def work(stop: asyncio.Event) -> None:
         await run_manager(stop, name="router-manager", settings=settings, build=lambda kube: build(kube, settings))

@@ -9,13 +9,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import structlog
 from aiohttp import web
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from pydantic import Field
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from crds.errors import EdgeError
@@ -42,7 +42,36 @@ class ProcessSettings(BaseSettings):
     )
     metrics_host: str = Field(default="127.0.0.1", description="address of /metrics, /healthz and /readyz")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="their port; 0 takes a free one and logs it")
-    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @field_validator("kubeconfig")
+    @classmethod
+    def _is_there(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            msg = "a file that is there"
+            raise ValueError(msg)
+        return value
+
+
+S = TypeVar("S", bound=ProcessSettings)
+
+
+def settings_of(kind: type[S]) -> S:
+    """Flags and environment of this process.
+
+    Raises:
+        SystemExit: with status 2, as argparse does it; each wrong flag is named with its value and what was expected.
+    """
+    try:
+        return kind()
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            flag = "--" + str(each["loc"][0]).replace("_", "-")
+            message = each["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+            wrong = f"{each['input']!r} is not valid, expected {message}"
+            told = "it is required" if each["type"] == "missing" else wrong
+            print(f"error: {flag}: {told}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def configure_logging(level: str) -> None:

@@ -8,7 +8,7 @@ import sys
 import uvloop
 
 from crds.kube.client import Kube
-from crds.kube.process import configure_logging, run_process
+from crds.kube.process import configure_logging, run_process, settings_of
 from edge_resource_manager.gateway.egress import bound_lookups
 from edge_resource_manager.gateway.service import Gateway
 from edge_resource_manager.gateway.settings import GatewaySettings
@@ -22,7 +22,7 @@ async def main(settings: GatewaySettings, stop: asyncio.Event) -> None:
 
 def cli() -> int:
     """Entry point."""
-    settings = GatewaySettings()
+    settings = settings_of(GatewaySettings)
     configure_logging(settings.log_level)
     bound_lookups()
     return run_process(

@@ -12,7 +12,7 @@ from prometheus_client import REGISTRY
 
 from crds.egress import EgressPolicy
 from crds.kube.client import Kube
-from crds.kube.process import configure_logging, probes, run_process, until_stopped
+from crds.kube.process import configure_logging, probes, run_process, settings_of, until_stopped
 from router_manager.relay.engine import Bounds, Relay
 from router_manager.relay.metrics import RelayCollector
 from router_manager.relay.reporter import KubeReporter, Reports
@@ -53,7 +53,7 @@ def cli() -> int:
     # Records come and go by the thousand and hold no cycles: look for some rarely, and never among what stays.
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    settings = Settings()  # type: ignore[call-arg] # pydantic-settings takes them from flags and environment
+    settings = settings_of(Settings)
     configure_logging(settings.log_level)
     return run_process(lambda stop: main(settings, stop), runner=uvloop_runner)
 

@@ -44,7 +44,7 @@ class Settings(ProcessSettings):
     def _broker_url(cls, value: str) -> str:
         parts = urlsplit(value)
         if parts.scheme != "mqtt" or not parts.hostname:
-            msg = "must be mqtt://host[:port]"
+            msg = "mqtt://host[:port]"
             raise ValueError(msg)
         return value
 

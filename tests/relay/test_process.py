@@ -153,14 +153,16 @@ async def test_metrics_tell_what_was_done(tmp_path: Path, broker: Broker) -> Non
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--broker", "http://127.0.0.1", "must be mqtt://host"),
+        ("--broker", "http://127.0.0.1", "expected mqtt://host"),
         ("--node", "Edge_1", "String should match pattern"),
         ("--egress-allow", "10.0.0.0/99", "egress.allow"),
-        ("--mqtt-version", "4", "Input should be '3.1.1' or '5'"),
+        ("--mqtt-version", "4", "expected '3.1.1' or '5'"),
     ],
 )
 async def test_a_wrong_flag_is_told_by_name(tmp_path: Path, flag: str, value: str, message: str) -> None:
-    flags = {"--node": "edge-1", "--state-dir": str(tmp_path), "--kubeconfig": str(tmp_path / "none"), flag: value}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.touch()
+    flags = {"--node": "edge-1", "--state-dir": str(tmp_path), "--kubeconfig": str(kubeconfig), flag: value}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "router_manager.relay", *[word for pair in flags.items() for word in pair],
         cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
