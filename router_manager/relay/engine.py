@@ -115,10 +115,15 @@ class Relay:
     async def drain(self, seconds: float) -> None:
         """Take nothing more from the broker, and deliver what is at hand for at most so long."""
         session, *_ = self._service
+        deadline = asyncio.get_running_loop().time() + seconds
+        self.session.leave()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(deadline):
+                # What targets may have already is acknowledged before we go, or the broker would send it again.
+                await self.ingest.drained()
         await _stop([session])
         with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.ingest.drained()
+            async with asyncio.timeout_at(deadline):
                 for pump in self.pumps.values():
                     await pump.lane.drained.wait()
 

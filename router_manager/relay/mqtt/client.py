@@ -78,6 +78,12 @@ class Session:
         self._subscribed: set[str] = set()
         self._changed = asyncio.Event()
         self._packet_id = 0
+        self._connection: Connection | None = None
+
+    def leave(self) -> None:
+        """Take nothing more from the broker; what was taken can still be acknowledged until `run` is cancelled."""
+        if self._connection is not None:
+            self._connection.leave()
 
     def want(self, topics: frozenset[str]) -> None:
         """Set the topics that are to be subscribed; takes effect at once, or when connected."""
@@ -101,14 +107,14 @@ class Session:
             connection: Connection | None = None
             started = asyncio.get_running_loop().time()
             try:
-                connection = await self._connect()
+                connection = self._connection = await self._connect()
                 await self._serve(connection)
             except (OSError, TimeoutError, ConnectionLostError) as error:
                 reason = str(error) or type(error).__name__
                 log.warning("connection to the broker ended", reason=reason)
                 self._on_lost(reason, connection is not None and connection.malformed)
             finally:
-                self.connected = False
+                self.connected, self._connection = False, None
                 if connection is not None:
                     await connection.close()
             # Not reset by a mere CONNACK: two relays of one client id would throw each other out without a pause.

@@ -45,6 +45,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.paused = False
+        self._leaving = False
         self.malformed = False
         self.heard = True
         self._receiver = receiver
@@ -60,6 +61,8 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Called by asyncio: decode what arrived and hand it on."""
         self.heard = True
+        if self._leaving:
+            return  # not taken, not acknowledged: the broker sends it to the next life
         try:
             received = self._decoder.feed(data)
         except ProtocolError as error:
@@ -92,6 +95,11 @@ class Connection(asyncio.Protocol):
             self.paused = False
             self.heard = True
             self._transport.resume_reading()
+
+    def leave(self) -> None:
+        """Take nothing more; acknowledgements of what was taken can still be sent."""
+        self._leaving = True
+        self.resume()
 
     def write(self, data: bytes) -> None:
         """Send the bytes of whole packets."""
@@ -126,6 +134,7 @@ class Connection(asyncio.Protocol):
         A socket that we close while something comes in is reset, and with it go acknowledgements that the broker has
         not read yet: it would send those messages again.
         """
+        self.leave()
         self.write(DISCONNECT)
         await asyncio.wait((self.lost,), timeout=_GOODBYE_SECONDS)
         self._end("closed by us")
