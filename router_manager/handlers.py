@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from crds.egress import EgressPolicy
 from crds.kube.client import Kube
 from crds.kube.manager import Followed, Manager, Watched
 from crds.models.dataroute import DataRoute
@@ -16,8 +15,7 @@ from router_manager.settings import RouterSettings
 
 async def build(kube: Kube, settings: RouterSettings) -> Manager:
     """Kinds and queues of this manager."""
-    policy = EgressPolicy.parse(allowed=settings.egress_allow, refused=settings.egress_refuse)
-    routing = Routing(kube, policy=policy, clock=lambda: datetime.now(UTC))
+    routing = Routing(kube, policy=settings.egress, clock=lambda: datetime.now(UTC))
     return Manager(
         watched=(Watched(Contract.crd.group, Contract.crd.plural, routing.contract_seen),),
         followed=(

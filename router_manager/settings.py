@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
-
 from crds.kube.manager import ManagerSettings
+from crds.kube.process import EgressSettings
 
 
-class RouterSettings(ManagerSettings):
+class RouterSettings(EgressSettings, ManagerSettings):
     """`python -m router_manager`."""
-
-    egress_allow: list[str] = Field(
-        default=[], description="CIDR that targets may be in although it is special or refused"
-    )
-    egress_refuse: list[str] = Field(default=[], description="CIDR that no target may be in (the cluster's own ranges)")

@@ -219,12 +219,6 @@ class Kube:
         path = Kind.of(obj.crd).path(namespace=obj.metadata.namespace)
         return await self.request("POST", path, query={"fieldManager": manager}, body=obj.manifest())
 
-    async def apply(self, obj: Resource, *, manager: str) -> Object:
-        """Server-side apply of everything but status; fields that `manager` no longer sends are removed."""
-        path = Kind.of(obj.crd).path(namespace=obj.metadata.namespace, name=obj.metadata.name)
-        query = {"fieldManager": manager, "force": "true"}
-        return await self.request("PATCH", path, query=query, body=obj.manifest(), content_type=APPLY_PATCH)
-
     async def apply_status(
         self, kind: type[Resource], *, name: str, namespace: str | None, status: Mapping[str, Any], manager: str
     ) -> Object:

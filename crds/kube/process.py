@@ -18,6 +18,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from crds.egress import EgressPolicy
 from crds.errors import EdgeError
 
 
@@ -51,6 +52,26 @@ class ProcessSettings(BaseSettings):
             msg = "a file that is there"
             raise ValueError(msg)
         return value
+
+
+class EgressSettings(ProcessSettings):
+    """Flags of every process that checks where endpoints are."""
+
+    egress_allow: tuple[str, ...] = Field(
+        default=(), description="CIDRs that endpoints may be in although they are special-use or refused"
+    )
+    egress_refuse: tuple[str, ...] = Field(
+        default=(), description="CIDRs, such as the cluster's own, that no endpoint may be in"
+    )
+
+    @property
+    def egress(self) -> EgressPolicy:
+        """Where endpoints may be.
+
+        Raises:
+            InvalidField: names the CIDR that is none.
+        """
+        return EgressPolicy.parse(allowed=self.egress_allow, refused=self.egress_refuse)
 
 
 S = TypeVar("S", bound=ProcessSettings)

@@ -7,25 +7,18 @@ from typing import Annotated
 
 from pydantic import Field
 
-from crds.egress import EgressPolicy
 from crds.errors import InvalidField
-from crds.kube.process import ProcessSettings
+from crds.kube.process import EgressSettings
 from crds.models.fluidos import Price
 from edge_resource_manager.domain.reservations import SaleTerms
 
 Seconds = Annotated[int, Field(ge=1, le=366 * 86400)]
 
 
-class GatewaySettings(ProcessSettings):
+class GatewaySettings(EgressSettings):
     """`python -m edge_resource_manager.gateway`: offers this cluster's flavors to other clusters and sells them."""
 
     listen: str = Field(default="0.0.0.0:3004", description="host:port of REAR; port 0 takes a free one and logs it")
-    egress_allow: list[str] = Field(
-        default=[], description="CIDR that a buyer's endpoints may be in although it is special or refused"
-    )
-    egress_refuse: list[str] = Field(
-        default=[], description="CIDR that no endpoint may be in (the cluster's own ranges)"
-    )
     reservation_seconds: Seconds = Field(default=60, description="how long RESERVE holds a place")
     contract_seconds: Seconds = Field(default=86400, description="how long a contract lives unless it is renewed")
     max_consumers: Annotated[int, Field(ge=1, le=10000)] = Field(
@@ -60,12 +53,3 @@ class GatewaySettings(ProcessSettings):
     def price(self) -> Price:
         """Of the flavors that are offered from LeafDevices."""
         return Price(amount=self.price_amount, currency=self.price_currency, period=self.price_period)
-
-    @property
-    def egress(self) -> EgressPolicy:
-        """Where endpoints may be.
-
-        Raises:
-            InvalidField: names the CIDR that is none.
-        """
-        return EgressPolicy.parse(allowed=self.egress_allow, refused=self.egress_refuse)

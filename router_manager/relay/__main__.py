@@ -10,7 +10,6 @@ import structlog
 import uvloop
 from prometheus_client import REGISTRY
 
-from crds.egress import EgressPolicy
 from crds.kube.client import Kube
 from crds.kube.process import configure_logging, probes, run_process, settings_of, until_stopped
 from router_manager.relay.engine import Bounds, Relay
@@ -30,7 +29,7 @@ def uvloop_runner() -> asyncio.Runner:
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then drain."""
-    policy = EgressPolicy.parse(allowed=settings.egress_allow, refused=settings.egress_refuse)
+    policy = settings.egress
     sender = HttpSender(policy, timeout_seconds=settings.target_timeout_seconds)
     bounds = Bounds(spool_bytes=settings.spool_bytes)
     async with Relay(state=settings.state_dir, session=settings.session(), sender=sender, bounds=bounds) as relay:

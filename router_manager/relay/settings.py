@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
-from crds.kube.process import ProcessSettings
+from crds.kube.process import EgressSettings
 from crds.models.base import Name
 from router_manager.relay.mqtt.client import SessionSettings
 from router_manager.relay.mqtt.packets import Version
@@ -16,7 +16,7 @@ from router_manager.relay.mqtt.packets import Version
 _MIB = 1 << 20
 
 
-class Settings(ProcessSettings):
+class Settings(EgressSettings):
     """`python -m router_manager.relay --node edge-1 ...`."""
 
     node: Name = Field(description="name of the Node that this relay serves")
@@ -25,12 +25,6 @@ class Settings(ProcessSettings):
     state_dir: Path = Field(description="folder of the spool; one relay each")
     spool_mebibytes: Annotated[int, Field(ge=32)] = Field(
         default=4096, description="disk that the spool may use before the broker has to wait"
-    )
-    egress_allow: tuple[str, ...] = Field(
-        default=(), description="CIDRs that targets may be in although they are special-use or refused"
-    )
-    egress_refuse: tuple[str, ...] = Field(
-        default=(), description="CIDRs, such as the cluster's, that targets may not be in"
     )
     target_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = Field(
         default=10.0, description="how long a target may take for its answer"
