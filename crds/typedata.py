@@ -31,6 +31,7 @@ from crds.models.leafdevice import (
     Sensor,
     SensorTraits,
 )
+from crds.models.trust import Hex, SpiffeIdText, Tier
 from crds.units import Dimension, Rounding, Scale, parse_unit, to_integer
 
 ANNOTATION = "sensors"
@@ -57,6 +58,10 @@ class _Additional(Model):
     mcu: Bounded | None = None
     mcu_family: Bounded | None = None
     max_consumers: Bounded | None = None
+    trust_tier: Tier | None = None
+    spiffe_id: Annotated[SpiffeIdText | None, Field(alias="spiffeID")] = None
+    application: Bounded | None = None
+    firmware: Hex | None = None
 
 
 class _Properties(Model):
@@ -104,6 +109,7 @@ class DeclaredSensor:
     access_source: str
     node: str
     topic: str
+    trust: FlavorTrust | None = None
 
     def at(self, topic: str) -> Sensor:
         """The sensor whose readings appear at an MQTT topic.
@@ -132,6 +138,24 @@ class FlavorView:
     sensor: Sensor
     board: Board
     node: str
+    trust: FlavorTrust | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlavorTrust:
+    """What a provider says that its device has proven.
+
+    Attributes:
+        tier: how well.
+        spiffe_id: who the device is.
+        application: what it runs.
+        firmware: measurement of that, in hex.
+    """
+
+    tier: Tier
+    spiffe_id: str | None = None
+    application: str = ""
+    firmware: str | None = None
 
 
 def decode_annotation(text: str | None) -> Decoded:
@@ -210,10 +234,24 @@ def parse_sensor(entry: object, *, field: str) -> DeclaredSensor:
         access_source=raw.access.source,
         node=raw.node or raw.access.resource.node,
         topic=raw.access.resource.topic,
+        trust=_trust(additional),
     )
 
 
-def characteristics(sensor: Sensor, *, node: str, board: Board | None = None) -> dict[str, Any]:
+def _trust(additional: _Additional) -> FlavorTrust | None:
+    if additional.trust_tier is None:
+        return None
+    return FlavorTrust(
+        tier=additional.trust_tier,
+        spiffe_id=additional.spiffe_id,
+        application=additional.application or "",
+        firmware=additional.firmware,
+    )
+
+
+def characteristics(
+    sensor: Sensor, *, node: str, board: Board | None = None, trust: FlavorTrust | None = None
+) -> dict[str, Any]:
     """The fork's `characteristics`: its keys in its order, the declared strings as they were declared."""
     declared = sensor.declared
     board = board or Board()
@@ -228,6 +266,10 @@ def characteristics(sensor: Sensor, *, node: str, board: Board | None = None) ->
         mcu=board.mcu or None,
         mcu_family=board.mcu_family or None,
         max_consumers=None if sensor.max_consumers is None else str(sensor.max_consumers),
+        trust_tier=trust.tier if trust else None,
+        spiffe_id=trust.spiffe_id if trust else None,
+        application=(trust.application or None) if trust else None,
+        firmware=trust.firmware if trust else None,
     )
     properties = _Properties(
         unit=units if units != _Units() else None,
@@ -268,7 +310,9 @@ def sensor_from_flavor(spec: FlavorSpec) -> FlavorView:
         raise InvalidField(field="flavorType.typeIdentifier", value=kind, expected="Sensor")
     field = "flavorType.typeData.characteristics"
     declared = parse_sensor(spec.flavor_type.type_data.get("characteristics"), field=field)
-    return FlavorView(sensor=declared.at(declared.topic), board=declared.board, node=declared.node)
+    return FlavorView(
+        sensor=declared.at(declared.topic), board=declared.board, node=declared.node, trust=declared.trust
+    )
 
 
 # Vendors' part numbers say the family beyond doubt; anything else stays as it was declared.

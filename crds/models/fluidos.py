@@ -94,6 +94,8 @@ class Flavor(Resource):
             Column("Available", ".spec.availability", "boolean"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Kubernetes Node Owner", ".metadata.ownerReferences[0].name"),
+            # Not FLUIDOS' own: who the device of a Sensor flavor is.
+            Column("SPIFFE ID", ".spec.flavorType.typeData.characteristics.properties.additional.spiffeID"),
         ),
     )
 

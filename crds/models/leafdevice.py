@@ -24,6 +24,7 @@ from crds.models.base import (
     Timestamp,
     Word,
 )
+from crds.models.trust import Trust, UeidText
 
 MAX_SENSORS = 64
 Bounded = Annotated[str, Field(max_length=128)]
@@ -114,6 +115,8 @@ class LeafDeviceSpec(Model):
 
     node_name: Name
     source: Source
+    ueid: UeidText | None = None
+    """Of the device that this must prove to be; absent where it cannot prove anything."""
     link: Link = Link()
     board: Board = Board()
     sensors: Annotated[
@@ -136,6 +139,8 @@ class LeafDeviceStatus(Model):
     observed_generation: Natural | None = None
     conditions: Conditions = ()
     last_seen_time: Timestamp | None = None
+    trust: Trust | None = None
+    """Written by the identity issuer; where an edge agent speaks for the device, by that."""
     sensor_models: Annotated[str, Field(max_length=1024)] = ""
     """For people: a printer column shows of a list its first element alone."""
     offers: Annotated[
@@ -152,15 +157,19 @@ class LeafDevice(Resource):
         version="v1alpha1",
         kind="LeafDevice",
         plural="leafdevices",
-        short_names=("leaf",),
+        short_names=("leaf", "ld"),
         categories=("fluidos",),
         columns=(
             Column("Node", ".spec.nodeName"),
             Column("Board", ".spec.board.name"),
             Column("Sensors", ".status.sensorModels"),
+            Column("Trust", ".status.trust.tier"),
             Column("Online", '.status.conditions[?(@.type=="Online")].status'),
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("SPIFFE ID", ".status.trust.spiffeID"),
             Column("Age", ".metadata.creationTimestamp", "date"),
+            Column("Application", ".status.trust.application", priority=1),
+            Column("Firmware", ".status.trust.firmware.version", priority=1),
             Column("Link", ".spec.link.protocol", priority=1),
             Column("Address", ".spec.link.address", priority=1),
             Column("Source", ".spec.source.kind", priority=1),
