@@ -155,7 +155,7 @@ def test_kubectl_get_fluidos_finds_our_kinds_by_short_names(cluster: Cluster) ->
     resources = cluster.api.request("GET", "/apis/edge.fluidos.eu/v1alpha1")["resources"]
     found = {each["name"]: (each["shortNames"], each["categories"]) for each in resources if "/" not in each["name"]}
     assert found == {
-        "leafdevices": (["leaf"], ["fluidos"]),
+        "leafdevices": (["leaf", "ld"], ["fluidos"]),
         "sensorclaims": (["snc"], ["fluidos"]),
         "dataroutes": (["drt"], ["fluidos"]),
     }
