@@ -161,7 +161,29 @@ class Cluster:
         Raises:
             ApiError: There is no such ServiceAccount or Node.
         """
+        token = self.service_account_token(namespace, name, node=node)
+        path = self._directory / "-".join(["kubeconfig", namespace, name, *([node] if node else [])])
+        entry = self._entry(kubeconfig.Token(token), namespace=namespace)
+        kubeconfig.write(path, [entry])
+        return path
+
+    def service_account_token(
+        self, namespace: str, name: str, *, node: str | None = None, audience: str | None = None
+    ) -> str:
+        """Asks for a token of an existing ServiceAccount, for 24 hours.
+
+        Args:
+            namespace: Of the ServiceAccount.
+            name: Of the ServiceAccount.
+            node: Binds the token to this Node, as a kubelet does for its pods.
+            audience: Whom it is for, as a projected token in a pod says; the API server by default.
+
+        Raises:
+            ApiError: There is no such ServiceAccount or Node.
+        """
         spec: Document = {"expirationSeconds": TOKEN_LIFETIME_SECONDS}
+        if audience is not None:
+            spec["audiences"] = [audience]
         if node is not None:
             uid = self.api.request("GET", f"/api/v1/nodes/{node}")["metadata"]["uid"]
             spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Node", "name": node, "uid": uid}
@@ -170,10 +192,7 @@ class Cluster:
             f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token",
             body={"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec},
         )
-        path = self._directory / "-".join(["kubeconfig", namespace, name, *([node] if node else [])])
-        entry = self._entry(kubeconfig.Token(answer["status"]["token"]), namespace=namespace)
-        kubeconfig.write(path, [entry])
-        return path
+        return str(answer["status"]["token"])
 
     def launch(self) -> None:
         """Starts the programs without waiting for them."""
