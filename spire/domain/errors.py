@@ -19,6 +19,7 @@ class Reason(StrEnum):
     NOT_VALID_NOW = "NotValidNow"
     BAD_SIGNATURE = "BadSignature"
     KEY_REUSED = "KeyReused"
+    KEY_NOT_NAMED = "KeyNotNamed"
     NONCE_REFUSED = "NonceRefused"
     CLAIM_CONTRADICTED = "ClaimContradicted"
     NO_APPLICATION = "NoApplication"
@@ -30,6 +31,9 @@ class Reason(StrEnum):
     APPLICATION_REFUSED = "ApplicationRefused"
     LEGACY_REFUSED = "LegacyRefused"
     REVOKED = "Revoked"
+    NOT_AN_SVID = "NotAnSvid"
+    TRUST_DOMAIN_UNKNOWN = "TrustDomainUnknown"
+    PEER_REFUSED = "PeerRefused"
 
 
 class Malformed(InvalidField):
