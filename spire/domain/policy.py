@@ -13,7 +13,7 @@ from typing import Protocol
 from spire.domain.dice import Mode
 from spire.domain.errors import Reason
 from spire.domain.ueid import Ueid
-from spire.domain.verdict import Accepted, Attested, Legacy, Refused
+from spire.domain.verdict import Accepted, Legacy, Proven, Refused
 
 
 class Policy(Protocol):
@@ -65,11 +65,11 @@ class _OfAttested(ABC):
         match device:
             case Legacy():
                 return Refused(reason=Reason.LEGACY_REFUSED, message=f"{device.mac} has a Legacy certificate only")
-            case Attested():
+            case Proven():
                 return self._judge(device)
 
     @abstractmethod
-    def _judge(self, device: Attested) -> Refused | None: ...
+    def _judge(self, device: Proven) -> Refused | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class ManufacturedBy(_OfAttested):
 
     names: AbstractSet[str]
 
-    def _judge(self, device: Attested) -> Refused | None:
+    def _judge(self, device: Proven) -> Refused | None:
         if device.manufacturer in self.names:
             return None
         return Refused(
@@ -101,7 +101,7 @@ class MeasuredAs(_OfAttested):
     boot: AbstractSet[bytes]
     firmware: AbstractSet[bytes]
 
-    def _judge(self, device: Attested) -> Refused | None:
+    def _judge(self, device: Proven) -> Refused | None:
         *under, application = device.layers
         known = [(layer, self.boot, "boot code") for layer in under] + [(application, self.firmware, "firmware")]
         for number, (layer, references, word) in enumerate(known):
@@ -117,7 +117,7 @@ class ModeIn(_OfAttested):
 
     modes: AbstractSet[Mode] = frozenset({Mode.NORMAL})
 
-    def _judge(self, device: Attested) -> Refused | None:
+    def _judge(self, device: Proven) -> Refused | None:
         for number, layer in enumerate(device.layers):
             if layer.mode not in self.modes:
                 return Refused(reason=Reason.MODE_REFUSED, message=f"layer {number} started in mode {layer.mode.name}")
@@ -130,7 +130,7 @@ class CounterAtLeast(_OfAttested):
 
     floor: int
 
-    def _judge(self, device: Attested) -> Refused | None:
+    def _judge(self, device: Proven) -> Refused | None:
         counter = device.firmware.component.security_counter
         if counter is not None and counter >= self.floor:
             return None
@@ -144,7 +144,7 @@ class ApplicationIn(_OfAttested):
 
     names: AbstractSet[str]
 
-    def _judge(self, device: Attested) -> Refused | None:
+    def _judge(self, device: Proven) -> Refused | None:
         if device.application in self.names:
             return None
         return Refused(reason=Reason.APPLICATION_REFUSED, message=f"runs {device.application}, which is not accepted")
@@ -156,7 +156,7 @@ class NotRevoked(_OfAttested):
 
     ueids: AbstractSet[Ueid]
 
-    def _judge(self, device: Attested) -> Refused | None:
+    def _judge(self, device: Proven) -> Refused | None:
         if device.ueid not in self.ueids:
             return None
         return Refused(reason=Reason.REVOKED, message=f"device {device.ueid} is revoked")
@@ -175,7 +175,7 @@ class LegacyFrom:
                 return None
             case Legacy():
                 message = f"{device.mac} is not one of the addresses whose Legacy certificate is accepted"
-            case Attested():
+            case Proven():
                 message = "not a Legacy certificate"
         return Refused(reason=Reason.LEGACY_REFUSED, message=message)
 

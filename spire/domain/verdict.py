@@ -12,27 +12,36 @@ from spire.domain.ueid import Ueid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Attested:
-    """A device that proved what it is and what it runs: tier Attested.
+class Proven:
+    """What a device is and what it runs, as its certificates prove it; policies judge it now, and again from records.
 
     Attributes:
         ueid: its name.
         manufacturer: who vouches for its hardware.
         layers: its software from the boot loader to the application, as certified by the layer below each.
         application: name of the last layer.
-        key: what it wants a certificate for.
     """
 
     ueid: Ueid
     manufacturer: str
     layers: tuple[Layer, ...]
     application: str
-    key: PublicKey
 
     @property
     def firmware(self) -> Layer:
         """The layer that runs the application."""
         return self.layers[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attested(Proven):
+    """A device that proved it right now, and wants a certificate: tier Attested.
+
+    Attributes:
+        key: what it wants the certificate for.
+    """
+
+    key: PublicKey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,5 +70,5 @@ class Refused:
     message: str
 
 
-Accepted: TypeAlias = Attested | Legacy
+Accepted: TypeAlias = Proven | Legacy
 Verdict: TypeAlias = Attested | Legacy | Refused
