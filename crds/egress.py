@@ -24,15 +24,29 @@ class EgressPolicy:
 
     allowed: tuple[Network, ...] = ()
     refused: tuple[Network, ...] = ()
+    plain_http: bool = False
+    """Endpoints may be without TLS."""
 
     @classmethod
-    def parse(cls, *, allowed: Iterable[str] = (), refused: Iterable[str] = ()) -> EgressPolicy:
+    def parse(
+        cls, *, allowed: Iterable[str] = (), refused: Iterable[str] = (), plain_http: bool = False
+    ) -> EgressPolicy:
         """From CIDRs.
 
         Raises:
             InvalidField: names the CIDR.
         """
-        return cls(allowed=_networks("egress.allow", allowed), refused=_networks("egress.refuse", refused))
+        return cls(
+            allowed=_networks("egress.allow", allowed),
+            refused=_networks("egress.refuse", refused),
+            plain_http=plain_http,
+        )
+
+    def plain_refusal(self, url: str) -> str | None:
+        """Why this URL may not be used by who has an identity, or None."""
+        if self.plain_http or not url.startswith("http://"):
+            return None
+        return f"{url} is plain HTTP: https is asked for, unless the provider says --allow-plain-http"
 
     def refusal(self, address: Address) -> str | None:
         """Why this address may not be connected to, or None."""

@@ -63,6 +63,9 @@ class EgressSettings(ProcessSettings):
     egress_refuse: tuple[str, ...] = Field(
         default=(), description="CIDRs, such as the cluster's own, that no endpoint may be in"
     )
+    allow_plain_http: bool = Field(
+        default=False, description="deliver to endpoints without TLS, which prove nothing: for a network that is trusted"
+    )
 
     @property
     def egress(self) -> EgressPolicy:
@@ -71,7 +74,9 @@ class EgressSettings(ProcessSettings):
         Raises:
             InvalidField: names the CIDR that is none.
         """
-        return EgressPolicy.parse(allowed=self.egress_allow, refused=self.egress_refuse)
+        return EgressPolicy.parse(
+            allowed=self.egress_allow, refused=self.egress_refuse, plain_http=self.allow_plain_http
+        )
 
 
 S = TypeVar("S", bound=ProcessSettings)

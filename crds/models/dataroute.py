@@ -21,6 +21,7 @@ from crds.models.base import (
 )
 from crds.models.delivery import Endpoints, PayloadFilter
 from crds.models.leafdevice import Topic
+from crds.models.trust import TrustDomainText
 
 Selector = Annotated[str, Field(min_length=1, max_length=4096)]
 """CEL over `device`, in DRA's vocabulary."""
@@ -56,6 +57,8 @@ class DataRouteSpec(Model):
 
     source: RouteSource
     targets: Endpoints
+    trust_domain: TrustDomainText | None = None
+    """Whose endpoints the targets are, unless they say who they are; this cluster's own when absent."""
     filter: PayloadFilter | None = None
     engine: Literal["Relay"] = "Relay"
     delivery: Literal["AtLeastOnce"] = "AtLeastOnce"

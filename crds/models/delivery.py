@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from crds.models.base import Distinct, Label, Model, Rule
+from crds.models.trust import SpiffeIdText
 
 Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[A-Za-z0-9._~:%\[\]-]+([/?][!-\"$-~]*)?$")]
 """An absolute http(s) URL in ASCII, without credentials in it and without a fragment.
@@ -24,14 +25,43 @@ JsonPointer = Annotated[str, Field(max_length=256, pattern=r"^(/[^/]*)+$")]
 Encoding = Literal["JSONArray", "NDJSON", "InfluxLine"]
 
 
+CaBundle = Annotated[
+    str, Field(max_length=16384, pattern=r"^-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n -]+-----END CERTIFICATE-----\n?$")
+]
+"""One or more certificates in PEM."""
+
+_ONE_PROOF = "must not set both spiffeID and caBundle"
+_PROOF_OVER_TLS = "must have an https url where spiffeID or caBundle is set"
+
+
 class Endpoint(Model):
-    """One place that readings are delivered to, by HTTP POST in batches."""
+    """One place that readings are delivered to, by HTTP POST in batches.
+
+    Over https the endpoint proves who it is before it gets a byte: by its SPIFFE ID, or by a certificate of a CA.
+    """
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("!(has(self.spiffeID) && has(self.caBundle))", _ONE_PROOF),
+        Rule("!(has(self.spiffeID) || has(self.caBundle)) || self.url.startsWith('https://')", _PROOF_OVER_TLS),
+    )
 
     name: Label
     url: Url
     encoding: Encoding = "JSONArray"
     envelope: bool = False
     """Wrap each reading with flavor, device, topic and time of arrival (JSON encodings only)."""
+    spiffe_id: Annotated[SpiffeIdText | None, Field(alias="spiffeID")] = None
+    """Exactly who it has to be; when absent, any endpoint (`/endpoint/...`) of the buyer's trust domain."""
+    ca_bundle: CaBundle | None = None
+    """Roots of an endpoint that has no SPIFFE ID: its certificate has to be for the host of the URL."""
+
+    @model_validator(mode="after")
+    def _proof(self) -> Self:
+        if self.spiffe_id is not None and self.ca_bundle is not None:
+            raise ValueError(_ONE_PROOF)
+        if not self.url.startswith("https://") and (self.spiffe_id is not None or self.ca_bundle is not None):
+            raise ValueError(_PROOF_OVER_TLS)
+        return self
 
 
 class Threshold(Model):

@@ -15,7 +15,15 @@ GatewayVouched: an edge agent speaks for it. Attested: it proved what it is and 
 TIERS: Final[tuple[Tier, ...]] = ("None", "Legacy", "GatewayVouched", "Attested")
 
 Hex = Annotated[str, Field(max_length=128, pattern=r"^([0-9a-f]{2})+$")]
-SpiffeIdText = Annotated[str, Field(max_length=2048, pattern=r"^spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*$")]
+TrustDomainText = Annotated[str, Field(max_length=255, pattern=r"^[a-z0-9._-]+$")]
+SpiffeIdText = Annotated[
+    str,
+    Field(
+        max_length=2048,
+        pattern=r"^spiffe://[a-z0-9._-]{1,255}(/([A-Za-z0-9_-]|\.[A-Za-z0-9_-]|\.\.[A-Za-z0-9._-])[A-Za-z0-9._-]*)*$",
+    ),
+]
+"""No segment is `.` or `..`: what matches is a SPIFFE ID."""
 UeidText = Annotated[str, Field(max_length=66, pattern=r"^0[123]([0-9a-f]{2}){6,32}$")]
 """A UEID (RFC 9711) as lower-case hex, type byte first."""
 

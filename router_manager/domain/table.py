@@ -15,7 +15,9 @@ from pydantic import Field
 from crds.models.base import Model
 from crds.models.dataroute import DataRoute, ResolvedSource
 from crds.models.delivery import Endpoint, PayloadFilter
+from crds.models.trust import TrustDomainText
 from router_manager.domain.filters import Filter
+from router_manager.domain.peers import Peer, peer_of
 
 
 class RouteName(NamedTuple):
@@ -36,6 +38,7 @@ class Route(Model):
     name: str
     sources: tuple[ResolvedSource, ...]
     targets: tuple[Endpoint, ...]
+    trust_domain: TrustDomainText | None = None
     filter: PayloadFilter | None = None
 
 
@@ -74,6 +77,7 @@ class Way:
 
     route: RouteName
     target: Endpoint
+    peer: Peer
     feeds: Mapping[str, Feed]
     sources: Mapping[str, ResolvedSource]
     filter: Filter | None
@@ -91,6 +95,7 @@ def route_of_node(obj: DataRoute, *, node: str) -> Route | None:
         name=meta.name,
         sources=sources,
         targets=obj.spec.targets,
+        trust_domain=obj.spec.trust_domain,
         filter=obj.spec.filter,
     )
 
@@ -115,6 +120,7 @@ def ways(table: Table) -> dict[LaneKey, Way]:
             found[LaneKey(route.uid, target.name)] = Way(
                 route=RouteName(route.namespace, route.name),
                 target=target,
+                peer=peer_of(target, trust_domain=route.trust_domain),
                 feeds=feeds,
                 sources=sources,
                 filter=compiled,

@@ -29,6 +29,8 @@ LIKELY: dict[str, Any] = {
     "accuracyMicrounits": BOUNDS,
     "count": [1, 2, 256, "All"],
     "url": ["http://10.0.2.70:4487/telegraf", "https://[::1]/a?b=c", "http://a", "https://a.b?c", "http://u@h/"],
+    "spiffeID": ["spiffe://b.test/endpoint/default/telegraf", "spiffe://b.test/a/...", "spiffe://b.test/a/.."],
+    "caBundle": ["-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"],
     "change": ["0.5", "10", "0.000000001", "0", "-1"],
     "threshold": [{"field": "/a", "above": "1"}, {"field": "/a/b", "below": "-0.5"}, {"field": "/", "above": "1e3"}],
     "source": [{"flavors": ["a", "b.c"]}, {"selector": "true"}, {"flavors": ["a"], "selector": "true"}],
