@@ -104,8 +104,8 @@ class Crd:
 
     @property
     def api_version(self) -> str:
-        """`group/version`."""
-        return f"{self.group}/{self.version}"
+        """`group/version`; the core group has no name."""
+        return f"{self.group}/{self.version}" if self.group else self.version
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +247,8 @@ def invalid_field(error: ValidationError, *, field: str = "") -> InvalidField:
     where = (field + path).removeprefix(".") or "(root)"
     if first["type"] == "missing":
         return InvalidField(field=where, value=None, expected="a value, it is required")
+    if first["type"] == "extra_forbidden":
+        return InvalidField(field=where, value=first["input"], expected="a key that is known")
     expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     # Rules say "must ...", as the API server's messages do.
     for theirs, ours in (
