@@ -140,7 +140,8 @@ class LeafDeviceStatus(Model):
     conditions: Conditions = ()
     last_seen_time: Timestamp | None = None
     trust: Annotated[Trust | None, Field(json_schema_extra={"x-kubernetes-map-type": "atomic"})] = None
-    """One writer says all of it: what another one said before does not shine through. Written by the identity issuer; where an edge agent speaks for the device, by that."""
+    """One writer says all of it: what another one said before does not shine through. Written by the identity issuer;
+    where an edge agent speaks for the device, by that."""
     sensor_models: Annotated[str, Field(max_length=1024)] = ""
     """For people: a printer column shows of a list its first element alone."""
     offers: Annotated[
