@@ -16,6 +16,7 @@ from cel_expr_python import cel
 
 from crds.errors import InvalidField
 from crds.models.leafdevice import Board, Sensor
+from crds.typedata import FlavorTrust
 
 DRIVER = "sensor.fluidos.eu"
 MAX_EXPRESSION = 4096
@@ -30,7 +31,9 @@ _ENVIRONMENT = cel.NewEnv(
 )
 
 
-def attributes(*, sensor: Sensor, board: Board, node: str, cluster: str) -> dict[str, Attribute]:
+def attributes(
+    *, sensor: Sensor, board: Board, node: str, cluster: str, trust: FlavorTrust | None = None
+) -> dict[str, Attribute]:
     """What a selector can ask of a flavor. What the device did not declare is absent, not guessed."""
     first = sensor.measurements[0]
     found: dict[str, Attribute | None] = {
@@ -47,6 +50,9 @@ def attributes(*, sensor: Sensor, board: Board, node: str, cluster: str) -> dict
         "protocol": sensor.access.type,
         "node": node,
         "cluster": cluster,
+        "trustTier": trust.tier if trust else "None",
+        "spiffeID": trust.spiffe_id if trust else None,
+        "application": (trust.application or None) if trust else None,
         "latencyMicros": sensor.latency_microseconds,
         "samplingMillihertz": sensor.sampling_rate_millihertz,
         "consumptionMicrowatts": sensor.consumption_microwatts,

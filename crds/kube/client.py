@@ -90,6 +90,7 @@ class Kind:
 
 
 NODES = Kind("v1", "nodes")
+NAMESPACES = Kind("v1", "namespaces")
 CONFIG_MAPS = Kind("v1", "configmaps")
 LEASES = Kind("coordination.k8s.io/v1", "leases")
 EVENTS = Kind("events.k8s.io/v1", "events")

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 from crds.models.base import Column, Conditions, Count, Crd, Distinct, Model, Name, Resource, Rule, Timestamp, Word
 from crds.models.dataroute import Selector
 from crds.models.delivery import Endpoints, PayloadFilter
+from crds.models.trust import SpiffeIdText, Tier
 
 Limit = Annotated[int, Field(ge=0, le=2**53 - 1)]
 MAX_BINDINGS = 256
@@ -118,6 +119,8 @@ class SensorClaimSpec(Model):
     sensor: SensorNeed | None = None
     limits: Limits | None = None
     selector: Selector | None = None
+    minimum_tier: Tier = "GatewayVouched"
+    """How well a device must have proven what it is. A manager without identity (`--insecure`) does not ask."""
     count: Annotated[
         Annotated[int, Field(ge=1, le=MAX_BINDINGS)] | Literal["All"],
         WrapValidator(_named),
@@ -148,6 +151,12 @@ class Binding(Model):
     transaction: Annotated[str, Field(max_length=253)]
     sensor_model: Annotated[str, Field(max_length=128)] = ""
     latency_microseconds: Count | None = None
+    spiffe_id: Annotated[SpiffeIdText | None, Field(alias="spiffeID")] = None
+    """Who the device is, as its provider says."""
+    tier: Tier = "None"
+    """How well it has proven that."""
+    seller: Annotated[str, Field(max_length=2048, pattern=r"^(spiffe://[a-z0-9._-]+(/[A-Za-z0-9._-]+)*)?$")] = ""
+    """Who sold it, as its certificate said: nobody else is asked about the contract. Empty without identities."""
     configuration_digest: Annotated[str, Field(max_length=64)] = ""
     """Of the endpoints and filter that the provider holds; a difference is sent on."""
     expiration_time: Timestamp | None = None
