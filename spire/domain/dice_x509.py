@@ -158,7 +158,7 @@ def _certificate(
         builder = builder.add_extension(first, critical=False)
     return (
         builder.add_extension(x509.SubjectKeyIdentifier(identifier), critical=False)
-        .add_extension(_usage(certifies=certifies, attests=not certifies), critical=True)
+        .add_extension(usage(certifies=certifies, attests=not certifies), critical=True)
         .add_extension(x509.BasicConstraints(ca=certifies, path_length=None), critical=True)
     )
 
@@ -173,7 +173,8 @@ def _sign(builder: x509.CertificateBuilder, key: PrivateKey) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
 
-def _usage(*, certifies: bool, attests: bool) -> x509.KeyUsage:
+def usage(*, certifies: bool, attests: bool) -> x509.KeyUsage:
+    """Key usage of certifying and attesting keys; nothing else is ever allowed."""
     return x509.KeyUsage(
         digital_signature=attests,
         key_cert_sign=certifies,
@@ -206,7 +207,7 @@ def _read(certificate: x509.Certificate) -> Certificate:
     said = _Extensions(certificate.extensions)
     authority = said.take(x509.AuthorityKeyIdentifier, ExtensionOID.AUTHORITY_KEY_IDENTIFIER)
     subject = said.take(x509.SubjectKeyIdentifier, ExtensionOID.SUBJECT_KEY_IDENTIFIER)
-    usage = said.take(x509.KeyUsage, ExtensionOID.KEY_USAGE)
+    allowed = said.take(x509.KeyUsage, ExtensionOID.KEY_USAGE)
     constraints = said.take(x509.BasicConstraints, ExtensionOID.BASIC_CONSTRAINTS)
     ueid = said.take_unrecognized(tcg.UEID)
     layer = _layer(open_dice=said.take_unrecognized(OPEN_DICE), tcb_info=said.take_unrecognized(tcg.TCB_INFO))
@@ -218,8 +219,8 @@ def _read(certificate: x509.Certificate) -> Certificate:
         public_key=keys.supported(certificate.public_key()),
         authority_key_id=authority.key_identifier if authority else None,
         subject_key_id=subject.digest if subject else None,
-        may_certify=usage is not None and usage.key_cert_sign and constraints is not None and constraints.ca,
-        may_attest=usage is not None and usage.digital_signature,
+        may_certify=allowed is not None and allowed.key_cert_sign and constraints is not None and constraints.ca,
+        may_attest=allowed is not None and allowed.digital_signature,
         path_length=constraints.path_length if constraints else None,
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,

@@ -206,7 +206,7 @@ def test_validity_is_checked_against_the_clock_given() -> None:
         .not_valid_before(datetime(2026, 1, 1, tzinfo=UTC))
         .not_valid_after(datetime(2027, 1, 1, tzinfo=UTC))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(dice_x509._usage(certifies=True, attests=False), critical=True)
+        .add_extension(dice_x509.usage(certifies=True, attests=False), critical=True)
         .sign(ACME.key, hashes.SHA256())
     )
     chain = (*device().chain[:-1], bounded.public_bytes(Encoding.DER))

@@ -40,7 +40,7 @@ def certify(
         .not_valid_after(dice_x509.FOREVER)
         .add_extension(x509.AuthorityKeyIdentifier(issuer, None, None), critical=False)
         .add_extension(x509.SubjectKeyIdentifier(named), critical=False)
-        .add_extension(dice_x509._usage(certifies=True, attests=False), critical=True)
+        .add_extension(dice_x509.usage(certifies=True, attests=False), critical=True)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .add_extension(x509.UnrecognizedExtension(dice_x509.OPEN_DICE, said), critical=True)
         .sign(authority, hashes.SHA512(), ecdsa_deterministic=True)
