@@ -9,8 +9,7 @@ from types import ModuleType
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from scripts.simulator.dice import FORMS as FORMS_BY_NAME
-from scripts.simulator.dice import Device as Device  # tests import it from here
+from scripts.simulator import dice as simulated
 from scripts.simulator.factory import Factory
 from spire.domain import dice_cbor, dice_x509
 from spire.domain.dice import Component, Inputs, Mode, private_key
@@ -18,6 +17,7 @@ from spire.domain.keys import Curve, PrivateKey
 from spire.domain.policy import AllOf, ApplicationIn, CounterAtLeast, ManufacturedBy, MeasuredAs, ModeIn
 from spire.domain.ueid import Ueid
 
+Device = simulated.Device
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 NONCE = bytes(range(32))
 PEER = "connection-1"
@@ -64,7 +64,7 @@ def device(
     ueid: Ueid | None = None,
 ) -> Device:
     """Boot a device whose layers are as given (default: the boot loader and the good firmware)."""
-    name = next(name for name, module in FORMS_BY_NAME.items() if module is form)
+    name = next(name for name, module in simulated.FORMS.items() if module is form)
     board = maker.board(digest(seed)[:32], form=name, curve=curve, ueid=ueid)
     booted = board.boot(*(layers or (boot_inputs(), firmware_inputs())), own=seeded(f"{seed}, TLS"))
     return replace(booted, claims=replace(booted.claims, nonce=NONCE))
