@@ -131,7 +131,7 @@ class Bench:
             "--egress-allow": "127.0.0.0/8",
         }
         words = [str(word) for pair in flags.items() for word in pair]
-        command = [sys.executable, "-m", "router_manager.relay", *words]
+        command = [sys.executable, "-m", "router_manager.relay", "--insecure", *words]
         child = Child(name="relay", command=command, directory=_ROOT, logs=self._directory)
         child.wait_until(lambda: _ready(probes), what="/readyz of the relay", limit=20)
         return child

@@ -9,6 +9,7 @@ from crds.kube.manager import run_manager
 from crds.kube.process import run_process, settings_of
 from router_manager.handlers import build
 from router_manager.settings import RouterSettings
+from spire.workload import identity_of
 
 
 def main() -> int:
@@ -16,7 +17,9 @@ def main() -> int:
     settings = settings_of(RouterSettings)
 
     async def work(stop: asyncio.Event) -> None:
-        await run_manager(stop, name="router-manager", settings=settings, build=lambda kube: build(kube, settings))
+        # It speaks to the API server alone; but where identities are the rule, it does not start without one.
+        async with identity_of(settings):
+            await run_manager(stop, name="router-manager", settings=settings, build=lambda kube: build(kube, settings))
 
     return run_process(work)
 

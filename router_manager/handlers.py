@@ -15,7 +15,7 @@ from router_manager.settings import RouterSettings
 
 async def build(kube: Kube, settings: RouterSettings) -> Manager:
     """Kinds and queues of this manager."""
-    routing = Routing(kube, policy=settings.egress, clock=lambda: datetime.now(UTC))
+    routing = Routing(kube, policy=settings.egress, clock=lambda: datetime.now(UTC), insecure=settings.insecure)
     return Manager(
         watched=(Watched(Contract.crd.group, Contract.crd.plural, routing.contract_seen),),
         followed=(

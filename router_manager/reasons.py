@@ -11,6 +11,8 @@ class Reason(StrEnum):
     ACCEPTED = "Accepted"
     INVALID_SELECTOR = "InvalidSelector"
     EGRESS_REFUSED = "EgressRefused"
+    PLAIN_HTTP = "PlainHTTP"
+    INVALID_CA_BUNDLE = "InvalidCABundle"
     RESOLVED = "SourcesResolved"
     NO_SOURCE = "NoSource"
     FLAVOR_MISSING = "FlavorMissing"
@@ -18,3 +20,4 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     NOT_ACCEPTED = "NotAccepted"
     CONTRACT_UNUSABLE = "ContractUnusable"
+    INSECURE_MODE = "InsecureMode"

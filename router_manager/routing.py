@@ -32,9 +32,12 @@ STATUS_MANAGER = "router-manager-status"
 class Routing:
     """Stores of what was seen, and two queues: contracts and routes."""
 
-    def __init__(self, kube: Kube, *, policy: EgressPolicy, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, kube: Kube, *, policy: EgressPolicy, clock: Callable[[], datetime], insecure: bool = False
+    ) -> None:
         self._kube = kube
         self._policy = policy
+        self._insecure = insecure
         self._clock = clock
         self._contracts: dict[Key, Contract] = {}
         self._routes: dict[Key, DataRoute] = {}
@@ -95,7 +98,7 @@ class Routing:
             if current is not None and any(owner.kind == "Contract" for owner in current.metadata.owner_references):
                 await self._delete_orphan(key, current)
             return None
-        match route_of(contract):
+        match route_of(contract, insecure=self._insecure):
             case NotRouted(why):
                 await self._tell(key, contract, why)
             case DataRoute() as wanted:
@@ -110,7 +113,7 @@ class Routing:
         before = route.status or DataRouteStatus()
         for source in before.sources:
             await self._confirm(key[0], source)
-        resolution = resolve(route, flavors=self._catalog.of(key[0]), policy=self._policy)
+        resolution = resolve(route, flavors=self._catalog.of(key[0]), policy=self._policy, insecure=self._insecure)
         status = DataRouteStatus(
             observed_generation=route.metadata.generation,
             conditions=stamp(

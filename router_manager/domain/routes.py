@@ -6,20 +6,26 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from cryptography import x509
+
 from crds.conditions import Verdict
 from crds.egress import EgressPolicy, host_and_port
 from crds.errors import InvalidField
 from crds.models.base import ObjectMeta
 from crds.models.configuration import parse_configuration
 from crds.models.dataroute import DataRoute, DataRouteSpec, ResolvedSource, RouteSource
+from crds.models.delivery import Endpoint
 from crds.models.fluidos import Contract, Flavor
 from crds.models.leafdevice import LeafDevice
 from crds.selector import Matched, attributes, compile_selector, device
 from crds.typedata import FlavorView, sensor_from_flavor
 from router_manager.reasons import Reason
+from spire.domain.spiffe_id import SpiffeId
 
 CONTRACT_LABEL = "edge.fluidos.eu/contract"
 BUYER_LABEL = "edge.fluidos.eu/buyer"
+BUYER_ID = "edge.fluidos.eu/buyer-spiffe-id"
+"""Annotation of a Contract: who bought, as the gateway saw it proven."""
 MAX_SOURCES = 1024
 
 
@@ -30,8 +36,11 @@ class NotRouted:
     why: str | None
 
 
-def route_of(contract: Contract) -> DataRoute | NotRouted:
-    """The DataRoute that carries out a contract about a sensor: same name, owned by it."""
+def route_of(contract: Contract, *, insecure: bool) -> DataRoute | NotRouted:
+    """The DataRoute that carries out a contract about a sensor: same name, owned by it.
+
+    Its targets are endpoints of the buyer's trust domain. A buyer who proved nothing gets nothing, unless `insecure`.
+    """
     configuration = contract.spec.configuration
     if contract.spec.flavor.spec.flavor_type.type_identifier != "Sensor":
         return NotRouted(why=None)
@@ -41,6 +50,13 @@ def route_of(contract: Contract) -> DataRoute | NotRouted:
         asked = parse_configuration(configuration.data, field="spec.configuration.data")
     except InvalidField as error:
         return NotRouted(why=str(error))
+    buyer = contract.metadata.annotations.get(BUYER_ID)
+    try:
+        trust_domain = None if buyer is None else SpiffeId.parse(buyer).trust_domain.name
+    except InvalidField as error:
+        return NotRouted(why=f"metadata.annotations[{BUYER_ID}]: {error}")
+    if trust_domain is None and not insecure:
+        return NotRouted(why=f"metadata.annotations[{BUYER_ID}]: the buyer has not proven who it is")
     flavor = contract.spec.flavor.metadata.get("name")
     if not isinstance(flavor, str) or not flavor:
         return NotRouted(why="spec.flavor.metadata.name: the flavor that was sold has no name")
@@ -55,6 +71,7 @@ def route_of(contract: Contract) -> DataRoute | NotRouted:
         spec=DataRouteSpec(
             source=RouteSource(flavors=(flavor,)),
             targets=asked.endpoints,
+            trust_domain=trust_domain,
             filter=asked.filter,
             delivery=asked.delivery,
         ),
@@ -89,9 +106,10 @@ def offered(flavor: Flavor) -> Offered | None:
 
 
 def offered_without_flavor(leaf: LeafDevice) -> list[Offered]:
-    """The sensors of a device whose Flavor the API server refused; none where all were accepted."""
+    """The sensors of a device whose Flavor the API server refused; none where all were accepted, or none shall be."""
     if leaf.status is None or not any(
-        condition.type == "FlavorPublished" and condition.status == "False" for condition in leaf.status.conditions
+        (condition.type, condition.status, condition.reason) == ("FlavorPublished", "False", "FlavorRefused")
+        for condition in leaf.status.conditions
     ):
         return []
     flavors = {offer.sensor: offer.flavor for offer in leaf.status.offers}
@@ -115,12 +133,22 @@ class Resolution:
     verdicts: tuple[Verdict, ...]
 
 
-def resolve(route: DataRoute, *, flavors: Mapping[str, Offered], policy: EgressPolicy) -> Resolution:
+def resolve(route: DataRoute, *, flavors: Mapping[str, Offered], policy: EgressPolicy, insecure: bool) -> Resolution:
     """Which flavors of the route's namespace it reads, and what its conditions say."""
-    refused = _refusal(route, policy=policy)
+    sources, verdicts = _resolve(route, flavors=flavors, policy=policy, insecure=insecure)
+    if insecure:
+        message = "router-manager runs with --insecure: nobody proves who he is"
+        verdicts += (Verdict(type="Insecure", status="True", reason=Reason.INSECURE_MODE, message=message),)
+    return Resolution(sources=sources, verdicts=verdicts)
+
+
+def _resolve(
+    route: DataRoute, *, flavors: Mapping[str, Offered], policy: EgressPolicy, insecure: bool
+) -> tuple[tuple[ResolvedSource, ...], tuple[Verdict, ...]]:
+    refused = _refusal(route, policy=policy, insecure=insecure)
     if refused is not None:
-        return Resolution(sources=(), verdicts=(refused, _not_ready(Reason.NOT_ACCEPTED, refused.message)))
-    accepted = Verdict(type="Accepted", status="True", reason=Reason.ACCEPTED)
+        return (), (refused, _not_ready(Reason.NOT_ACCEPTED, refused.message))
+    accepted = Verdict(type="Accepted", status="True", reason=Reason.ACCEPTED, message=_open_targets(route))
     chosen, missing = _choose(route.spec.source, flavors)
     sources = tuple(_source(one) for one in sorted(chosen, key=lambda one: one.name)[:MAX_SOURCES])
     if missing:
@@ -142,13 +170,10 @@ def resolve(route: DataRoute, *, flavors: Mapping[str, Offered], policy: EgressP
             type="SourcesResolved", status="True", reason=Reason.RESOLVED, message=f"{len(sources)} flavors"
         )
     if route.spec.suspend:
-        return Resolution(sources=(), verdicts=(accepted, found, _not_ready(Reason.SUSPENDED, "spec.suspend is set")))
+        return (), (accepted, found, _not_ready(Reason.SUSPENDED, "spec.suspend is set"))
     if not sources:
-        return Resolution(sources=(), verdicts=(accepted, found, _not_ready(Reason(found.reason), found.message)))
-    return Resolution(
-        sources=sources,
-        verdicts=(accepted, found, Verdict(type="Ready", status="True", reason=Reason.READY, message=found.message)),
-    )
+        return (), (accepted, found, _not_ready(Reason(found.reason), found.message))
+    return sources, (accepted, found, Verdict(type="Ready", status="True", reason=Reason.READY, message=found.message))
 
 
 def concerns(route: DataRoute, flavors: Set[str]) -> bool:
@@ -161,7 +186,7 @@ def _not_ready(reason: Reason, message: str) -> Verdict:
     return Verdict(type="Ready", status="False", reason=reason, message=message)
 
 
-def _refusal(route: DataRoute, *, policy: EgressPolicy) -> Verdict | None:
+def _refusal(route: DataRoute, *, policy: EgressPolicy, insecure: bool) -> Verdict | None:
     """Why the route as written cannot work. Names are resolved, and checked again, by the relay that connects."""
     selector = route.spec.source.selector
     if selector is not None:
@@ -170,15 +195,37 @@ def _refusal(route: DataRoute, *, policy: EgressPolicy) -> Verdict | None:
         except InvalidField as error:
             return Verdict(type="Accepted", status="False", reason=Reason.INVALID_SELECTOR, message=str(error))
     for target in route.spec.targets:
-        try:
-            host, _ = host_and_port(target.url, field=f"spec.targets[{target.name}].url")
-            refused = policy.refusal(ip_address(host)) if _is_address(host) else None
-        except InvalidField as error:
-            refused = str(error)
-        if refused:
-            message = f"spec.targets[{target.name}]: {refused}"
-            return Verdict(type="Accepted", status="False", reason=Reason.EGRESS_REFUSED, message=message)
+        refused = _target_refusal(target, policy=policy, insecure=insecure)
+        if refused is not None:
+            reason, why = refused
+            message = f"spec.targets[{target.name}]: {why}"
+            return Verdict(type="Accepted", status="False", reason=reason, message=message)
     return None
+
+
+def _target_refusal(target: Endpoint, *, policy: EgressPolicy, insecure: bool) -> tuple[Reason, str] | None:
+    try:
+        host, _ = host_and_port(target.url, field="url")
+    except InvalidField as error:
+        return Reason.EGRESS_REFUSED, str(error)
+    address = policy.refusal(ip_address(host)) if _is_address(host) else None
+    if address is not None:
+        return Reason.EGRESS_REFUSED, address
+    plain = None if insecure else policy.plain_refusal(target.url)
+    if plain is not None:
+        return Reason.PLAIN_HTTP, plain
+    if target.ca_bundle is not None:
+        try:
+            x509.load_pem_x509_certificates(target.ca_bundle.encode())
+        except ValueError as error:
+            return Reason.INVALID_CA_BUNDLE, f"caBundle: {error}"
+    return None
+
+
+def _open_targets(route: DataRoute) -> str:
+    """What a reader should know of targets that prove nothing."""
+    names = [target.name for target in route.spec.targets if target.url.startswith("http://")]
+    return f"plain HTTP, so nobody proves to be the target: {', '.join(names)}" if names else ""
 
 
 def _choose(source: RouteSource, flavors: Mapping[str, Offered]) -> tuple[list[Offered], list[str]]:

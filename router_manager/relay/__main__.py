@@ -18,6 +18,7 @@ from router_manager.relay.reporter import KubeReporter, Reports
 from router_manager.relay.routes_source import KubeRoutes
 from router_manager.relay.sender import HttpSender
 from router_manager.relay.settings import Settings
+from spire.workload import identity_of
 
 log = structlog.get_logger(__name__)
 
@@ -29,22 +30,28 @@ def uvloop_runner() -> asyncio.Runner:
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then drain."""
-    policy = settings.egress
-    sender = HttpSender(policy, timeout_seconds=settings.target_timeout_seconds)
-    bounds = Bounds(spool_bytes=settings.spool_bytes)
-    async with Relay(state=settings.state_dir, session=settings.session(), sender=sender, bounds=bounds) as relay:
-        collector = RelayCollector(relay)
-        REGISTRY.register(collector)
-        async with (
-            probes(host=settings.metrics_host, port=settings.metrics_port, ready=lambda: relay.session.ready),
-            await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
-        ):
-            routes = KubeRoutes(kube, node=settings.node)
-            reports = Reports(pumps=relay.pumps_by_route, node=settings.node, to=KubeReporter(kube, node=settings.node))
-            await until_stopped(stop, routes.run(relay.apply), reports.run(relay.first_delivery), relay.watch())
-            log.info("draining", at_most_seconds=settings.drain_seconds)
-            await relay.drain(settings.drain_seconds)
-        REGISTRY.unregister(collector)
+    policy, bounds = settings.egress, Bounds(spool_bytes=settings.spool_bytes)
+    async with identity_of(settings) as identity:
+        sender = HttpSender(policy, identity=identity, timeout_seconds=settings.target_timeout_seconds)
+        session = settings.session(identity)
+        async with Relay(state=settings.state_dir, session=session, sender=sender, bounds=bounds) as relay:
+            await serve(relay, settings, stop)
+
+
+async def serve(relay: Relay, settings: Settings, stop: asyncio.Event) -> None:
+    """Keep the relay to the API server's routes."""
+    collector = RelayCollector(relay)
+    REGISTRY.register(collector)
+    async with (
+        probes(host=settings.metrics_host, port=settings.metrics_port, ready=lambda: relay.session.ready),
+        await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
+    ):
+        routes = KubeRoutes(kube, node=settings.node)
+        reports = Reports(pumps=relay.pumps_by_route, node=settings.node, to=KubeReporter(kube, node=settings.node))
+        await until_stopped(stop, routes.run(relay.apply), reports.run(relay.first_delivery), relay.watch())
+        log.info("draining", at_most_seconds=settings.drain_seconds)
+        await relay.drain(settings.drain_seconds)
+    REGISTRY.unregister(collector)
 
 
 def cli() -> int:

@@ -167,7 +167,7 @@ class Pump:
                 spool=outlet.spool_identity, route_uid=self.key.route_uid, target=target.name, records=wanted
             ),
         }
-        answer = await outlet.sender.post(target.url, encoded.body, headers)
+        answer = await outlet.sender.post(target.url, encoded.body, headers, peer=way.peer)
         now_ns = time.time_ns()
         outcome = judge(
             answer,

@@ -1,8 +1,12 @@
-"""One POST to a target, over connections that are kept, to addresses that the egress policy allows."""
+"""One POST to a target, over connections that are kept, to addresses that the egress policy allows, and to nobody else.
+
+Who the target is was proven in the handshake of its connection (`contexts`).
+"""
 
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Protocol
@@ -11,6 +15,9 @@ import aiohttp
 
 from crds.egress import EgressPolicy
 from router_manager.domain.batching import Answer, Failure, Response
+from router_manager.domain.peers import Anybody, Peer
+from router_manager.relay.contexts import Contexts
+from spire.identity import IdentitySource
 
 _MAX_BODY_BYTES = 64 << 10
 _SHOWN_CHARACTERS = 200
@@ -19,8 +26,8 @@ _SHOWN_CHARACTERS = 200
 class Sender(Protocol):
     """Delivers request bodies."""
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send once. Never raises for what the target does or is."""
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, peer: Peer) -> Answer:
+        """Send once, to this peer. Never raises for what the target does or is."""
 
     async def close(self) -> None:
         """Give connections back."""
@@ -33,7 +40,17 @@ class EgressRefusedError(OSError):
 class HttpSender:
     """HTTP/1.1 by aiohttp. Redirects are not followed: they would lead around what was checked."""
 
-    def __init__(self, policy: EgressPolicy, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(
+        self, policy: EgressPolicy, *, identity: IdentitySource | None = None, timeout_seconds: float = 10.0
+    ) -> None:
+        """Prepare.
+
+        Args:
+            policy: where targets may be.
+            identity: of the relay; None is `--insecure`.
+            timeout_seconds: for a whole request.
+        """
+
         def checked_socket(info: aiohttp.AddrInfoType) -> socket.socket:
             # Called for each address at connect time, so a name that resolves differently now is caught as well.
             family, kind, protocol, _, address = info
@@ -42,6 +59,9 @@ class HttpSender:
                 raise EgressRefusedError(refusal)
             return socket.socket(family=family, type=kind, proto=protocol)
 
+        self._policy = policy
+        self._insecure = identity is None
+        self._contexts = Contexts(identity)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, socket_factory=checked_socket, keepalive_timeout=60),
             timeout=aiohttp.ClientTimeout(total=timeout_seconds, connect=timeout_seconds / 2),
@@ -50,10 +70,12 @@ class HttpSender:
             headers={"User-Agent": "fluidos-edge-relay"},
         )
 
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, peer: Peer) -> Answer:
         """See Sender."""
         try:
-            async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+            async with self._session.post(
+                url, data=body, headers=headers, allow_redirects=False, ssl=self._context(url, peer)
+            ) as response:
                 text = await _read(response.content)
                 good = 200 <= response.status < 300
                 return Response(
@@ -70,6 +92,14 @@ class HttpSender:
         """See Sender."""
         await self._session.close()
 
+    def _context(self, url: str, peer: Peer) -> ssl.SSLContext | bool:
+        """Raises OSError when nothing may be sent."""
+        if isinstance(peer, Anybody) and not self._insecure:
+            refusal = self._policy.plain_refusal(url)
+            if refusal is not None:
+                raise EgressRefusedError(refusal)
+        return self._contexts.of(peer)
+
 
 async def _read(content: aiohttp.StreamReader) -> bytes:
     """The body to its end, so that the connection can be used again; a talkative target loses its connection."""
@@ -82,5 +112,7 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
 def _reason(error: Exception) -> str:
     cause: BaseException = error
     while isinstance(cause, aiohttp.ClientConnectorError):
-        cause = cause.os_error
+        cause = (
+            cause.certificate_error if isinstance(cause, aiohttp.ClientConnectorCertificateError) else cause.os_error
+        )
     return str(cause) or type(cause).__name__

@@ -145,10 +145,11 @@ class Provider(Site):
             self.gateway,
             *allow,
         )
-        self.start_manager(crew, "router_manager", *allow)
+        self.start_manager(crew, "router_manager", "--insecure", *allow)
         crew.start_probed(
             f"{self.name}-relay",
             "router_manager.relay",
+            "--insecure",
             *self.account("relay", node=self.node),
             "--node",
             self.node,

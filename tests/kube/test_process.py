@@ -13,7 +13,7 @@ RELAY = ("router_manager.relay", "--node", "edge-1", "--state-dir", "unused")
 @pytest.mark.parametrize(
     ("command", "status", "told"),
     [
-        ((*RELAY, "--broker", "foo"), 2, "--broker: 'foo' is not valid, expected mqtt://host[:port]"),
+        ((*RELAY, "--broker", "foo"), 2, "--broker: 'foo' is not valid, expected mqtts://host[:port]"),
         (("router_manager.relay",), 2, "--node: it is required"),
         (("edge_resource_manager", "--node-grace-seconds", "-1"), 2, "--node-grace-seconds: '-1' is not valid"),
         (("router_manager", "--kubeconfig", "/nowhere"), 2, "--kubeconfig: '/nowhere' is not valid, expected a file"),

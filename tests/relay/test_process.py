@@ -52,7 +52,7 @@ class RelayProcess:
             "--drain-seconds": 10,
         }
         words = [str(word) for pair in flags.items() for word in pair]
-        self._command = [sys.executable, "-m", "router_manager.relay", *words]
+        self._command = [sys.executable, "-m", "router_manager.relay", "--insecure", *words]
         self.start()
 
     def start(self) -> None:
@@ -153,7 +153,10 @@ async def test_metrics_tell_what_was_done(tmp_path: Path, broker: Broker) -> Non
 @pytest.mark.parametrize(
     ("flag", "value", "message"),
     [
-        ("--broker", "http://127.0.0.1", "expected mqtt://host"),
+        ("--broker", "http://127.0.0.1", "expected mqtts://host"),
+        ("--broker", "mqtt://127.0.0.1", "mqtt:// is for --insecure"),
+        ("--identity-socket", "here", "expected an absolute path"),
+        ("--log-level", "info", "give --identity-socket (or SPIFFE_ENDPOINT_SOCKET), or --insecure"),
         ("--node", "Edge_1", "String should match pattern"),
         ("--egress-allow", "10.0.0.0/99", "egress.allow"),
         ("--mqtt-version", "4", "expected '3.1.1' or '5'"),

@@ -24,7 +24,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def start(cluster: Cluster, directory: Path) -> Child:
     kubeconfig = cluster.service_account_kubeconfig("fluidos", "router-manager")
     command: list[str | Path] = [sys.executable, "-m", "router_manager"]
-    command += ["--kubeconfig", kubeconfig, "--identity", "test"]
+    command += ["--kubeconfig", kubeconfig, "--identity", "test", "--insecure"]
     return Child(name="router-manager", command=command, directory=REPOSITORY, logs=directory)
 
 
@@ -136,7 +136,7 @@ async def test_a_flavor_that_was_not_seen_yet_stays_a_source_until_it_is_gone(
     path = Kind.of(DataRoute.crd).path(namespace=namespace, name="by-hand")
     key = (namespace, "by-hand")
     # The next life hears of the route first.
-    routing = Routing(kube, policy=EgressPolicy.parse(), clock=lambda: datetime.now(UTC))
+    routing = Routing(kube, policy=EgressPolicy.parse(), clock=lambda: datetime.now(UTC), insecure=True)
     routing.route_seen(Put(key, await kube.request("GET", path)))
     await routing.reconcile_route(key)
     route = await kube.get(DataRoute, "by-hand", namespace=namespace)
@@ -145,7 +145,7 @@ async def test_a_flavor_that_was_not_seen_yet_stays_a_source_until_it_is_gone(
     assert [source.flavor for source in route.status.sources] == ["f1"]
 
     cluster.api.request("DELETE", f"/apis/nodecore.fluidos.eu/v1alpha1/namespaces/{namespace}/flavors/f1")
-    routing = Routing(kube, policy=EgressPolicy.parse(), clock=lambda: datetime.now(UTC))
+    routing = Routing(kube, policy=EgressPolicy.parse(), clock=lambda: datetime.now(UTC), insecure=True)
     routing.route_seen(Put(key, await kube.request("GET", path)))
     await routing.reconcile_route(key)
     await eventually(kube, namespace, "by-hand", ready("False"))

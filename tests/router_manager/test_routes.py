@@ -11,6 +11,7 @@ from crds.models.fluidos import Contract, Flavor
 from crds.models.leafdevice import LeafDevice
 from router_manager.catalog import Catalog
 from router_manager.domain.routes import (
+    BUYER_ID,
     NotRouted,
     Offered,
     Resolution,
@@ -22,6 +23,7 @@ from router_manager.domain.routes import (
 from tests.router_manager import samples
 
 NOWHERE_SPECIAL = EgressPolicy()
+NO_CERTIFICATE = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
 
 
 def stored(obj: dict[str, Any]) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def verdict(resolution: Resolution, kind: str) -> tuple[str, str, str]:
 def test_a_contract_becomes_a_route_of_the_same_name_that_it_owns() -> None:
     flavor = samples.flavor("f1", namespace="ns")
     contract = Contract.parse(stored(samples.contract("contract-1", namespace="ns", flavor=flavor)))
-    made = route_of(contract)
+    made = route_of(contract, insecure=True)
     assert isinstance(made, DataRoute)
     assert (made.metadata.name, made.metadata.namespace) == ("contract-1", "ns")
     assert made.metadata.owner_references[0].uid == "u-1"
@@ -52,7 +54,31 @@ def test_a_contract_becomes_a_route_of_the_same_name_that_it_owns() -> None:
 def test_a_contract_about_something_else_is_left_alone_in_silence() -> None:
     flavor = samples.flavor("f1", namespace="ns")
     flavor["spec"]["flavorType"] = {"typeIdentifier": "K8Slice", "typeData": {}}
-    assert route_of(Contract.parse(stored(samples.contract("c", namespace="ns", flavor=flavor)))) == NotRouted(why=None)
+    contract = Contract.parse(stored(samples.contract("c", namespace="ns", flavor=flavor)))
+    assert route_of(contract, insecure=False) == NotRouted(why=None)
+
+
+def bought_by(buyer: str | None) -> Contract:
+    raw = stored(samples.contract("contract-1", namespace="ns", flavor=samples.flavor("f1", namespace="ns")))
+    if buyer is not None:
+        raw["metadata"]["annotations"] = {BUYER_ID: buyer}
+    return Contract.parse(raw)
+
+
+def test_the_targets_of_a_contract_are_endpoints_of_the_buyers_trust_domain() -> None:
+    made = route_of(bought_by("spiffe://consumer.test/manager/edge-resource-manager"), insecure=False)
+    assert isinstance(made, DataRoute)
+    assert made.spec.trust_domain == "consumer.test"
+
+
+@pytest.mark.parametrize(
+    ("buyer", "why"), [(None, "has not proven who it is"), ("consumer.test", "expected spiffe://<trust domain>/<path>")]
+)
+def test_a_contract_of_a_buyer_who_proved_nothing_is_not_routed(buyer: str | None, why: str) -> None:
+    refused = route_of(bought_by(buyer), insecure=False)
+    assert isinstance(refused, NotRouted)
+    assert refused.why is not None
+    assert why in refused.why
 
 
 @pytest.mark.parametrize(
@@ -69,7 +95,7 @@ def test_a_contract_about_something_else_is_left_alone_in_silence() -> None:
 def test_a_contract_that_cannot_be_routed_says_which_field_is_wrong(data: dict[str, Any], field: str) -> None:
     contract = samples.contract("c", namespace="ns", flavor=samples.flavor("f1", namespace="ns"))
     contract["spec"]["configuration"]["data"] = data
-    refused = route_of(Contract.parse(stored(contract)))
+    refused = route_of(Contract.parse(stored(contract)), insecure=True)
     assert isinstance(refused, NotRouted)
     assert refused.why is not None
     assert refused.why.startswith(field + ":")
@@ -77,7 +103,7 @@ def test_a_contract_that_cannot_be_routed_says_which_field_is_wrong(data: dict[s
 
 def test_a_route_reads_the_flavors_that_it_names() -> None:
     route = DataRoute.parse(samples.route("r", namespace="ns", source={"flavors": ["f1"]}))
-    found = resolve(route, flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL)
+    found = resolve(route, flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL, insecure=True)
     assert [(one.flavor, one.node, one.topic, one.unit) for one in found.sources] == [
         ("f1", "edge-1", "sensor/f1", "%")
     ]
@@ -93,12 +119,14 @@ def test_a_selector_follows_what_the_flavors_are() -> None:
         )
     )
     flavors = offers(samples.flavor("fast", namespace="ns"), samples.flavor("slow", namespace="ns", latency="16"))
-    assert [one.flavor for one in resolve(route, flavors=flavors, policy=NOWHERE_SPECIAL).sources] == ["fast"]
+    assert [one.flavor for one in resolve(route, flavors=flavors, policy=NOWHERE_SPECIAL, insecure=True).sources] == [
+        "fast"
+    ]
 
 
 def test_a_missing_flavor_is_named_and_the_others_still_flow() -> None:
     route = DataRoute.parse(samples.route("r", namespace="ns", source={"flavors": ["f1", "gone"]}))
-    found = resolve(route, flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL)
+    found = resolve(route, flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL, insecure=True)
     assert [one.flavor for one in found.sources] == ["f1"]
     assert verdict(found, "SourcesResolved")[:2] == ("False", "FlavorMissing")
     assert "gone" in verdict(found, "SourcesResolved")[2]
@@ -116,7 +144,7 @@ def test_a_missing_flavor_is_named_and_the_others_still_flow() -> None:
 )
 def test_a_route_that_cannot_work_reads_nothing_and_says_why(source: dict[str, Any], url: str, reason: str) -> None:
     route = DataRoute.parse(samples.route("r", namespace="ns", source=source, url=url))
-    found = resolve(route, flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL)
+    found = resolve(route, flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL, insecure=True)
     assert found.sources == ()
     assert verdict(found, "Accepted")[:2] == ("False", reason)
     assert verdict(found, "Ready")[0] == "False"
@@ -125,16 +153,57 @@ def test_a_route_that_cannot_work_reads_nothing_and_says_why(source: dict[str, A
 def test_a_suspended_route_reads_nothing() -> None:
     raw = samples.route("r", namespace="ns", source={"flavors": ["f1"]})
     raw["spec"]["suspend"] = True
-    found = resolve(DataRoute.parse(raw), flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL)
+    route, flavors = DataRoute.parse(raw), offers(samples.flavor("f1", namespace="ns"))
+    found = resolve(route, flavors=flavors, policy=NOWHERE_SPECIAL, insecure=True)
     assert found.sources == ()
     assert verdict(found, "Ready")[:2] == ("False", "Suspended")
 
 
-def refused_leaf(*, published: str) -> LeafDevice:
+def to_target(**target: str) -> DataRoute:
+    raw = samples.route("r", namespace="ns", source={"flavors": ["f1"]})
+    raw["spec"]["targets"][0] |= target
+    return DataRoute.parse(raw)
+
+
+@pytest.mark.parametrize(
+    ("target", "policy", "accepted", "reason"),
+    [
+        ({"url": "https://192.0.2.7/"}, NOWHERE_SPECIAL, "True", "Accepted"),
+        ({"url": "http://192.0.2.7/"}, NOWHERE_SPECIAL, "False", "PlainHTTP"),
+        ({"url": "http://192.0.2.7/"}, EgressPolicy(plain_http=True), "True", "Accepted"),
+        ({"url": "https://192.0.2.7/", "caBundle": NO_CERTIFICATE}, NOWHERE_SPECIAL, "False", "InvalidCABundle"),
+    ],
+)
+def test_with_identities_a_target_has_to_be_able_to_prove_itself(
+    target: dict[str, str], policy: EgressPolicy, accepted: str, reason: str
+) -> None:
+    flavors = offers(samples.flavor("f1", namespace="ns"))
+    found = resolve(to_target(**target), flavors=flavors, policy=policy, insecure=False)
+    assert verdict(found, "Accepted")[:2] == (accepted, reason)
+    assert bool(found.sources) == (accepted == "True")
+    assert "Insecure" not in [one.type for one in found.verdicts]
+
+
+def test_a_target_that_may_be_without_tls_is_named() -> None:
+    flavors = offers(samples.flavor("f1", namespace="ns"))
+    found = resolve(
+        to_target(url="http://192.0.2.7/"), flavors=flavors, policy=EgressPolicy(plain_http=True), insecure=False
+    )
+    assert verdict(found, "Accepted")[2] == "plain HTTP, so nobody proves to be the target: telegraf"
+
+
+def test_without_identities_every_status_says_so() -> None:
+    flavors = offers(samples.flavor("f1", namespace="ns"))
+    for route in (to_target(url="http://192.0.2.7/"), to_target(url="http://127.0.0.1/")):
+        found = resolve(route, flavors=flavors, policy=NOWHERE_SPECIAL, insecure=True)
+        assert verdict(found, "Insecure")[:2] == ("True", "InsecureMode")
+
+
+def refused_leaf(*, published: str, reason: str = "FlavorRefused") -> LeafDevice:
     condition = {
         "type": "FlavorPublished",
         "status": published,
-        "reason": "FlavorRefused",
+        "reason": reason,
         "message": "",
         "lastTransitionTime": "2026-11-21T12:00:00Z",
     }
@@ -161,9 +230,10 @@ def refused_leaf(*, published: str) -> LeafDevice:
 def test_a_sensor_whose_flavor_a_webhook_refused_is_routed_all_the_same() -> None:
     route = DataRoute.parse(samples.route("r", namespace="ns", source={"flavors": ["fluidos.eu-sensor-x"]}))
     flavors = {each.name: each for each in offered_without_flavor(refused_leaf(published="False"))}
-    [source] = resolve(route, flavors=flavors, policy=NOWHERE_SPECIAL).sources
+    [source] = resolve(route, flavors=flavors, policy=NOWHERE_SPECIAL, insecure=True).sources
     assert (source.node, source.topic, source.device) == ("edge-1", "sensor/board/s-1", "board-1")
     assert offered_without_flavor(refused_leaf(published="True")) == []
+    assert offered_without_flavor(refused_leaf(published="False", reason="NotTrusted")) == []
 
 
 def test_the_catalog_names_what_a_change_concerns_and_nothing_else() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -54,6 +55,7 @@ class SessionSettings:
     max_packet_bytes: int = 2 << 20
     username: str | None = None
     password: bytes | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
 
 
 class Session:
@@ -134,6 +136,7 @@ class Session:
                 ),
                 settings.host,
                 settings.port,
+                ssl=settings.tls,
             )
         return connection
 
