@@ -16,6 +16,7 @@ import ssl
 import sys
 import weakref
 from base64 import encodebytes
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,7 @@ import structlog
 from crds.errors import Terminal
 from spire.domain.authorization import Authorize
 from spire.domain.errors import Untrusted
-from spire.domain.spiffe_id import SpiffeId
+from spire.domain.spiffe_id import SpiffeId, TrustDomain
 from spire.domain.svid import verify_svid
 from spire.identity import Identity, IdentitySource, Svid
 
@@ -54,7 +55,7 @@ def server_context(
     context.verify_mode = ssl.CERT_REQUIRED if client_certificates == "required" else ssl.CERT_OPTIONAL
     # A resumed session would bring the peer of an earlier handshake back.
     context.num_tickets = 0
-    return _prepared(context, source, authorize)
+    return _renewed(context, source, authorize)
 
 
 def client_context(source: IdentitySource, *, authorize: Authorize) -> ssl.SSLContext:
@@ -63,10 +64,24 @@ def client_context(source: IdentitySource, *, authorize: Authorize) -> ssl.SSLCo
     Raises:
         Terminal: key and chain do not belong together.
     """
-    context = _SpiffeContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
-    return _prepared(context, source, authorize)
+    return _renewed(_client(), source, authorize)
+
+
+def anonymous_client_context(
+    bundles: Mapping[TrustDomain, tuple[bytes, ...]], *, authorize: Authorize
+) -> ssl.SSLContext:
+    """A client that shows nothing, as one that has no SVID yet; it is as strict as others about the server.
+
+    Raises:
+        Terminal: OpenSSL cannot read a root.
+    """
+    context = _client()
+    _prepare(context, bundles=lambda: bundles, authorize=authorize)
+    try:
+        context.know(bundles)
+    except ssl.SSLError as error:
+        raise Terminal(f"a root is of no use to TLS: {error}") from error
+    return context
 
 
 def show(context: ssl.SSLContext, svid: Svid) -> None:
@@ -131,7 +146,7 @@ class _SpiffeContext(ssl.SSLContext):
 
     sslobject_class = _SpiffeObject
     sslsocket_class = _SpiffeSocket
-    source: IdentitySource
+    bundles: Callable[[], Mapping[TrustDomain, tuple[bytes, ...]]]
     authorize: Authorize
 
     def use(self, identity: Identity) -> None:
@@ -141,8 +156,17 @@ class _SpiffeContext(ssl.SSLContext):
             ssl.SSLError: OpenSSL refuses key, chain or a root.
         """
         show(self, identity.svid)
-        for root in (root for roots in identity.bundles.values() for root in roots):
-            self.load_verify_locations(cadata=root)
+        self.know(identity.bundles)
+
+    def know(self, bundles: Mapping[TrustDomain, tuple[bytes, ...]]) -> None:
+        """Let the handshakes to come pass with these roots, too.
+
+        Raises:
+            ssl.SSLError: OpenSSL cannot read one.
+        """
+        for roots in bundles.values():
+            for root in roots:
+                self.load_verify_locations(cadata=root)
 
     def admit(self, chain: list[bytes]) -> SpiffeId | None:
         """The peer that shows this chain; None when it shows none and need not.
@@ -153,21 +177,34 @@ class _SpiffeContext(ssl.SSLContext):
         if not chain and self.verify_mode is ssl.CERT_OPTIONAL:
             return None
         try:
-            peer = verify_svid(chain, bundles=self.source.current.bundles, now=datetime.now(UTC))
+            peer = verify_svid(chain, bundles=self.bundles(), now=datetime.now(UTC))
             self.authorize(peer)
         except Untrusted as error:
             raise ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, f"{error.reason}: {error}") from error
         return peer
 
 
-def _prepared(context: _SpiffeContext, source: IdentitySource, authorize: Authorize) -> ssl.SSLContext:
-    context.source = source
+def _client() -> _SpiffeContext:
+    context = _SpiffeContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def _prepare(
+    context: _SpiffeContext, *, bundles: Callable[[], Mapping[TrustDomain, tuple[bytes, ...]]], authorize: Authorize
+) -> None:
+    context.bundles = bundles
     context.authorize = authorize
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # After a renegotiation or a resumption the peer would be another one, or the one of an earlier handshake.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
     # Anchors are what the bundle says, also where an intermediate CA is one.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+
+
+def _renewed(context: _SpiffeContext, source: IdentitySource, authorize: Authorize) -> ssl.SSLContext:
+    _prepare(context, bundles=lambda: source.current.bundles, authorize=authorize)
     try:
         context.use(source.current)
     except ssl.SSLError as error:
