@@ -1,0 +1,1 @@
+"""Messages of SPIFFE's and SPIRE's gRPC services."""
