@@ -38,6 +38,9 @@ class Reason(StrEnum):
     NOT_AN_SVID = "NotAnSvid"
     TRUST_DOMAIN_UNKNOWN = "TrustDomainUnknown"
     PEER_REFUSED = "PeerRefused"
+    BUNDLE_OLDER = "BundleOlder"
+    NOT_AUTHENTICATED = "NotAuthenticated"
+    NOT_ENTITLED = "NotEntitled"
 
 
 class Malformed(InvalidField):
