@@ -1,1 +1,1 @@
-"""Messages of SPIFFE's and SPIRE's gRPC services."""
+"""Messages of the Workload API and of SPIRE, and the code that `generate` makes of them."""
