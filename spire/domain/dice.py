@@ -11,9 +11,7 @@ import hmac
 from dataclasses import dataclass
 from enum import IntEnum
 
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from spire.domain import cbor, keys
 from spire.domain.errors import Malformed
@@ -172,8 +170,11 @@ class Secrets:
 
 
 def kdf(length: int, secret: bytes, *, salt: bytes, info: bytes) -> bytes:
-    """HKDF-SHA512 (RFC 5869), the profile's KDF."""
-    return HKDF(algorithm=hashes.SHA512(), length=length, salt=salt, info=info).derive(secret)
+    """HKDF-SHA512 (RFC 5869), the profile's KDF, for at most the 64 bytes that one step makes."""
+    if not 0 < length <= 64:
+        raise ValueError(f"length: {length}, expected 1 to 64 bytes")
+    extracted = hmac.digest(salt or bytes(64), secret, "sha512")
+    return hmac.digest(extracted, info + b"\x01", "sha512")[:length]
 
 
 def uds_from_entropy(*, internal: bytes, external: bytes) -> bytes:

@@ -33,6 +33,8 @@ FOREVER: Final = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 
 E = TypeVar("E", bound=x509.ExtensionType)
 
+_IDENTIFIER_NAME: Final = bytes.fromhex("3033 3131 302f 0603550405 1328")
+"""DER of a name of one serialNumber (2.5.4.5), up to its 40 characters as PrintableString."""
 _INTEGER, _ENUMERATED = b"\x02", b"\x0a"
 
 
@@ -71,7 +73,7 @@ def parse(data: bytes) -> Certificate:
     if len(data) > MAX_CERTIFICATE:
         raise Malformed(field="certificate", value=f"{len(data)} bytes", expected=f"at most {MAX_CERTIFICATE} bytes")
     try:
-        return _read(x509.load_der_x509_certificate(data))
+        return _read(x509.load_der_x509_certificate(data), data)
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion) as error:
         raise Malformed(field="certificate", value=data, expected=f"an X.509 certificate ({error})") from error
 
@@ -201,7 +203,7 @@ def _tlv(tag: int, content: bytes) -> bytes:
     return bytes([tag, 0x80 | len(length)]) + length + content
 
 
-def _read(certificate: x509.Certificate) -> Certificate:
+def _read(certificate: x509.Certificate, data: bytes) -> Certificate:
     if certificate.version is not x509.Version.v3:
         raise Malformed(field="certificate.version", value=certificate.version.name, expected="v3")
     said = _Extensions(certificate.extensions)
@@ -212,10 +214,11 @@ def _read(certificate: x509.Certificate) -> Certificate:
     ueid = said.take_unrecognized(tcg.UEID)
     layer = _layer(open_dice=said.take_unrecognized(OPEN_DICE), tcb_info=said.take_unrecognized(tcg.TCB_INFO))
     said.nothing_else()
+    parts = _Parts.of(data)
     algorithm = certificate.signature_hash_algorithm
     return Certificate(
-        issuer=_text(certificate.issuer),
-        subject=_text(certificate.subject),
+        issuer=_identifier(parts.issuer) or _text(certificate.issuer),
+        subject=_identifier(parts.subject) or _text(certificate.subject),
         public_key=keys.supported(certificate.public_key()),
         authority_key_id=authority.key_identifier if authority else None,
         subject_key_id=subject.digest if subject else None,
@@ -227,11 +230,43 @@ def _read(certificate: x509.Certificate) -> Certificate:
         layer=layer,
         ueid=None if ueid is None else tcg.ueid_of(ueid),
         signed=_Signed(
-            message=certificate.tbs_certificate_bytes,
-            value=certificate.signature,
-            hash_name=algorithm.name if algorithm else None,
+            message=parts.signed, value=certificate.signature, hash_name=algorithm.name if algorithm else None
         ),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """Slices of a certificate that cryptography has read: asked for them, it writes or builds them anew.
+
+    That costs as much as all the rest of the reading. Cryptography takes DER alone, so lengths need no second check.
+    """
+
+    signed: bytes
+    issuer: bytes
+    subject: bytes
+
+    @classmethod
+    def of(cls, data: bytes) -> _Parts:
+        start, _ = _content(data, 0)
+        inner, end = _content(data, start)
+        _, version = _content(data, inner)  # always there: one without is v1
+        _, serial = _content(data, version)
+        _, issuer = _content(data, serial)  # past the algorithm
+        _, validity = _content(data, issuer)
+        _, subject = _content(data, validity)
+        _, key = _content(data, subject)
+        return cls(signed=data[start:end], issuer=data[issuer:validity], subject=data[subject:key])
+
+
+def _content(data: bytes, start: int) -> tuple[int, int]:
+    """Begin and end of the content of the DER value at `start`; the end is where the next value starts."""
+    size = data[start + 1]
+    begin = start + 2
+    if size >= 0x80:
+        begin += size & 0x7F
+        size = int.from_bytes(data[start + 2 : begin], "big")
+    return begin, begin + size
 
 
 class _Extensions:
@@ -256,8 +291,16 @@ class _Extensions:
                 raise Malformed(field="certificate.extensions", value=oid, expected="an extension that is known here")
 
 
+def _identifier(name: bytes) -> str | None:
+    """The identifier in the name of a DICE key, as the profile writes it; None for other names."""
+    start = len(_IDENTIFIER_NAME)
+    if len(name) != start + 2 * dice.ID_SIZE or not name.startswith(_IDENTIFIER_NAME):
+        return None
+    return name[start:].decode("ascii")
+
+
 def _text(name: x509.Name) -> str:
-    """The identifier in a DICE name, as CBOR certificates have it; other names as RFC 4514 writes them."""
+    """A name as CBOR certificates have it: a lone identifier, or what RFC 4514 makes of it."""
     match list(name):
         case [x509.NameAttribute(oid=NameOID.SERIAL_NUMBER, value=str() as identifier)]:
             return identifier
