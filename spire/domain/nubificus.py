@@ -20,6 +20,11 @@ from spire.domain.verdict import Legacy
 _PEM = b"-----BEGIN CERTIFICATE-----"
 
 
+def looks_like(evidence: bytes) -> bool:
+    """Whether this could be a certificate of the dialect; evidence of ours is never mistaken for one."""
+    return evidence[:1] == b"\x30" or evidence.lstrip().startswith(_PEM)
+
+
 def verify(certificate: bytes, *, roots: Mapping[str, bytes], now: datetime) -> Legacy:
     """Which of the known devices a certificate would belong to, if MAC addresses were secrets.
 

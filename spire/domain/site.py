@@ -36,6 +36,7 @@ MODES: Mapping[Mode, str] = {
 }
 """As policies and statuses write them."""
 
+_EUI = 2
 _BY_WORD = {word: mode for mode, word in MODES.items()}
 
 
@@ -91,14 +92,12 @@ class Site:
         dice: what must hold of a device that proved itself.
         legacy: what must hold of a certificate of the older dialect.
         legacy_roots: by MAC address, what such a certificate is verified by.
-        revoked: devices that are refused whatever they show.
     """
 
     manufacturers: tuple[Manufacturer, ...] = ()
     dice: Policy = field(default_factory=lambda: AllOf(()))
     legacy: Policy = field(default_factory=lambda: AllOf(()))
     legacy_roots: Mapping[str, bytes] = field(default_factory=dict)
-    revoked: AbstractSet[Ueid] = frozenset()
 
     def judge(self, device: Accepted) -> Refused | None:
         """See `Policy`."""
@@ -106,8 +105,6 @@ class Site:
             case Proven():
                 return self.dice.judge(device)
             case Legacy():
-                if mac_ueid(device.mac) in self.revoked:
-                    return Refused(reason=Reason.REVOKED, message=f"device {device.mac} is revoked")
                 return self.legacy.judge(device)
             case _:
                 assert_never(device)
@@ -165,15 +162,15 @@ def site_of(policy: AppraisalPolicy, *, catalog: Iterable[KnownFirmware] = ()) -
                 CounterFloors(policy.security_counters),
             )
         ),
-        legacy=LegacyFrom(legacy_roots.keys()),
+        legacy=LegacyFrom(legacy_roots.keys() - {mac_of(ueid) for ueid in revoked}),
         legacy_roots=legacy_roots,
-        revoked=revoked,
     )
 
 
-def mac_ueid(mac: str) -> Ueid:
-    """The name of a device that has nothing but a MAC address: type EUI."""
-    return Ueid(b"\x02" + bytes.fromhex(mac.replace(":", "")))
+def mac_of(ueid: Ueid) -> str | None:
+    """The MAC address that a name of type EUI is; None where it is something else."""
+    kind, *_ = ueid.value
+    return ueid.value[1:].hex(":") if kind == _EUI else None
 
 
 def _der(pem: str, *, field: str) -> bytes:
