@@ -134,7 +134,7 @@ def _present(agent_json: bytes | None) -> bytes | None:
         chain = orjson.loads(agent_json or b"{}").get("svid") or []
         if not chain:
             return None
-        leaf = x509.load_der_x509_certificate(base64.b64decode(chain[0]))
+        leaf = x509.load_pem_x509_certificate(base64.b64decode(chain[0]))
     except (ValueError, TypeError, AttributeError) as error:
         raise InvalidField(field="agent-data.json", value="its content", expected="a SPIRE agent's") from error
     return leaf.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

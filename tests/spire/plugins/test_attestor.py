@@ -8,12 +8,15 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
 import orjson
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -21,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from cryptography.x509.oid import NameOID
 
 from crds.errors import InvalidField
 from spire.plugins import attestor
@@ -28,7 +32,7 @@ from spire.plugins.agent_attestor import HELLO, new_key
 from spire.plugins.bindings import fingerprint
 from spire.proto import spire_pb2 as pb
 from tests.spire.plugins.host import Hosted, hosted
-from tests.spire.support import ACME, BOOT, GOOD, TAMPERED, Device, device, factory, firmware_inputs
+from tests.spire.support import ACME, BOOT, GOOD, NOW, TAMPERED, Device, device, factory, firmware_inputs
 
 POLICY = {
     "manufacturers": [{"name": "acme", "root": ACME.certificate.public_bytes(Encoding.PEM).decode()}],
@@ -211,11 +215,26 @@ def stored(**slots: ec.EllipticCurvePrivateKey) -> bytes:
     return orjson.dumps({"keys": packed})
 
 
+def stored_svid(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """An agent's `agent-data.json`: base64 of PEM."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "agent")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(hours=1))
+        .sign(key, hashes.SHA256())
+        .public_bytes(Encoding.PEM)
+    )
+    return orjson.dumps({"svid": [base64.b64encode(certificate).decode()], "bundle": []})
+
+
 def test_the_new_key_is_the_one_that_is_not_in_the_svid() -> None:
     one, two = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     one_spki = one.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    two_spki = two.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert new_key(keys_json=stored(agent_svid_A=one), agent_json=None) == one_spki
-    assert new_key(keys_json=stored(agent_svid_A=one, agent_svid_B=two), agent_json=b"{}") == one_spki
+    both = stored(agent_svid_A=one, agent_svid_B=two)
+    assert new_key(keys_json=both, agent_json=b'{"svid": null}') == one_spki
+    assert new_key(keys_json=both, agent_json=stored_svid(one)) == two_spki
+    assert new_key(keys_json=both, agent_json=stored_svid(two)) == one_spki
 
 
 @pytest.mark.parametrize(
