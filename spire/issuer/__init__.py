@@ -1,0 +1,1 @@
+"""The identity issuer: one process a cluster, which says who is who in its trust domain."""
