@@ -1,25 +1,24 @@
 """TLS towards targets: one context for each expectation, so that no connection made for one peer serves another.
 
-aiohttp keeps connections apart by their context. A context lives as long as its peer's roots stay: when a trust domain
-loses or changes its roots, the next request meets a new handshake, and the connections of before are left to their end.
+aiohttp keeps connections apart by their context, and a context lives as long as the certificates that it was made for:
+when a trust domain loses or changes its roots, the next request meets a new handshake.
 """
 
 from __future__ import annotations
 
 import ssl
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TypeAlias, assert_never
 
 from router_manager.domain.peers import Anybody, Certified, EndpointOf, Exactly, Peer
 from spire.domain.authorization import exactly, in_domain
-from spire.identity import Identity, IdentitySource
+from spire.identity import IdentitySource, Svid
 from spire.tls import client_context, show
 
 _MAX_CONTEXTS = 1024
 
-Roots: TypeAlias = tuple[bytes, ...]
+Certificates: TypeAlias = tuple[bytes, ...]
 
 
 class UnprovableError(OSError):
@@ -32,7 +31,7 @@ class Contexts:
     def __init__(self, identity: IdentitySource | None) -> None:
         """Use this identity; None is `--insecure`."""
         self._identity = identity
-        self._made: OrderedDict[Peer, tuple[Roots, ssl.SSLContext]] = OrderedDict()
+        self._made: OrderedDict[Peer, tuple[Certificates, ssl.SSLContext]] = OrderedDict()
 
     def of(self, peer: Peer) -> ssl.SSLContext | bool:
         """What aiohttp takes as `ssl` of a request; True is the system's roots, or plain HTTP.
@@ -44,7 +43,9 @@ class Contexts:
         if isinstance(peer, Anybody):
             return True
         if isinstance(peer, Certified):
-            return self._kept(peer, (), lambda: file_context(peer.roots, identity=identity))
+            svid = None if identity is None else identity.current.svid
+            chain = () if svid is None else svid.chain
+            return self._kept(peer, chain, lambda: file_context(peer.roots, svid=svid))
         if identity is None:
             if isinstance(peer, EndpointOf):
                 return True
@@ -62,17 +63,17 @@ class Contexts:
             raise UnprovableError(f"no roots of trust domain {domain} are known: is it federated with?")
         return self._kept(peer, roots, lambda: client_context(identity, authorize=authorize))
 
-    def _kept(self, peer: Peer, roots: Roots, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+    def _kept(self, peer: Peer, made_for: Certificates, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         made = self._made.get(peer)
-        if made is None or made[0] != roots:
-            made = self._made[peer] = (roots, make())
+        if made is None or made[0] != made_for:
+            made = self._made[peer] = (made_for, make())
         self._made.move_to_end(peer)
         if len(self._made) > _MAX_CONTEXTS:
             self._made.popitem(last=False)
         return made[1]
 
 
-def file_context(roots: str, *, identity: IdentitySource | None) -> ssl.SSLContext:
+def file_context(roots: str, *, svid: Svid | None) -> ssl.SSLContext:
     """For a server with a certificate from a file: a chain to one of `roots` (PEM), and the host's name in it.
 
     Raises:
@@ -82,15 +83,6 @@ def file_context(roots: str, *, identity: IdentitySource | None) -> ssl.SSLConte
         context = ssl.create_default_context(cadata=roots)
     except ssl.SSLError as error:
         raise UnprovableError(f"caBundle: {error}") from error
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if identity is not None:
-        show(context, identity.current.svid)
-        reference = weakref.ref(context)
-
-        def renew(renewed: Identity) -> None:
-            living = reference()
-            if living is not None:
-                show(living, renewed.svid)
-
-        weakref.finalize(context, identity.on_change(renew))
+    if svid is not None:
+        show(context, svid)
     return context

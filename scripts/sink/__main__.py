@@ -1,4 +1,7 @@
-"""`python -m scripts.sink --port 4487`: receives at any `http://127.0.0.1:4487/<name>` until it is stopped."""
+"""`python -m scripts.sink --port 4487`: receives at any `http://127.0.0.1:4487/<name>` until it is stopped.
+
+With `--tls-dir` it receives at `https://127.0.0.1:<--tls-port>/<name>`, and shows what it has at `--port`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,19 @@ import argparse
 import asyncio
 import signal
 import sys
+from pathlib import Path
 
+from scripts.sink.identity import identity_in
 from scripts.sink.server import Sink
 from scripts.testbed.console import say
 
 
-async def serve(port: int) -> None:
+async def serve(*, port: int, tls_dir: Path | None, tls_port: int) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with Sink(port=port) as sink:
+    async with identity_in(tls_dir) as identity, Sink(port=port, identity=identity, tls_port=tls_port) as sink:
         say(f"sink: {sink.url('<name>')}")
         await stop.wait()
 
@@ -25,11 +30,15 @@ def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m scripts.sink", description="Endpoints that receive readings.")
     parser.add_argument("--port", type=int, default=0, help="of 127.0.0.1; a free one when absent")
-    port = parser.parse_args().port
+    parser.add_argument(
+        "--tls-dir", type=Path, help="folder with svid.pem, key.pem, bundle.pem: receive over mutual TLS"
+    )
+    parser.add_argument("--tls-port", type=int, default=0, help="where to; a free one when absent")
+    options = parser.parse_args()
     try:
-        asyncio.run(serve(port))
-    except OSError as error:
-        say(f"sink: port {port}: {error}")
+        asyncio.run(serve(port=options.port, tls_dir=options.tls_dir, tls_port=options.tls_port))
+    except (OSError, ValueError) as error:
+        say(f"sink: {error}")
         return 1
     return 0
 

@@ -36,6 +36,8 @@ class Arrival(Model):
     device: str
     sensor: str
     value: float | None = None
+    client: str | None = None
+    """SPIFFE ID of the relay that delivered it; absent without TLS."""
     copies: int = 1
 
 
@@ -64,8 +66,8 @@ class Endpoint:
             self.fault = Fault() if fault.times <= 1 else fault.model_copy(update={"times": fault.times - 1})
         return fault
 
-    def take(self, readings: Iterable[Reading], *, at: datetime) -> None:
-        """Keep a batch that arrived at `at` (aware)."""
+    def take(self, readings: Iterable[Reading], *, at: datetime, client: str | None = None) -> None:
+        """Keep a batch that arrived at `at` (aware) from `client`."""
         for reading in readings:
             reading_id = reading.get("id")
             if not isinstance(reading_id, str):
@@ -73,14 +75,14 @@ class Endpoint:
             elif known := self.arrivals.get(reading_id):
                 self.arrivals[reading_id] = known.model_copy(update={"copies": known.copies + 1})
             else:
-                self.arrivals[reading_id] = _arrival(reading, at=at)
+                self.arrivals[reading_id] = _arrival(reading, at=at, client=client)
 
     def received(self) -> Received:
         """All that is known so far."""
         return Received(arrivals=self.arrivals, requests=self.requests, unreadable=self.unreadable)
 
 
-def _arrival(reading: Reading, *, at: datetime) -> Arrival:
+def _arrival(reading: Reading, *, at: datetime, client: str | None) -> Arrival:
     value = reading.get("value")
     return Arrival(
         at=at.timestamp(),
@@ -88,6 +90,7 @@ def _arrival(reading: Reading, *, at: datetime) -> Arrival:
         device=str(reading.get("device", "")),
         sensor=str(reading.get("sensor", "")),
         value=float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None,
+        client=client,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -22,6 +23,8 @@ from router_manager.relay.engine import Bounds, Relay
 from router_manager.relay.mqtt.client import SessionSettings
 from router_manager.relay.mqtt.packets import Version, connect, publish
 from router_manager.relay.sender import HttpSender, Sender
+from spire.domain.spiffe_id import SpiffeId
+from spire.tls import peer_of
 
 LIMIT_SECONDS = 30.0
 LOOPBACK = EgressPolicy.parse(allowed=["127.0.0.0/8", "::1/128"])
@@ -38,10 +41,12 @@ class Target:
     bodies: list[bytes] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     port: int = 0
+    tls: ssl.SSLContext | None = None
+    peers: list[SpiffeId | None] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/readings"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/readings"
 
     @property
     def ids(self) -> list[int]:
@@ -51,6 +56,7 @@ class Target:
         body = await request.read()
         self.bodies.append(body)
         self.keys.append(request.headers["Idempotency-Key"])
+        self.peers.append(peer_of(request.transport))
         answer = self.answers.popleft() if self.answers else self.always
         response = web.Response(text="ok") if answer is None else await answer(request)
         if 200 <= response.status < 300:
@@ -64,7 +70,7 @@ async def serving(target: Target) -> AsyncIterator[Target]:
     app.router.add_post("/{path:.*}", target.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", target.port).start()
+    await web.TCPSite(runner, "127.0.0.1", target.port, ssl_context=target.tls).start()
     target.port = runner.addresses[0][1]
     try:
         yield target
@@ -92,10 +98,22 @@ def endpoint(target: Target | str, name: str = "target", **values: Any) -> Endpo
 
 
 def route(
-    *targets: Endpoint, topics: Iterable[str] = ("a/b",), uid: str = "route-1", passing: PayloadFilter | None = None
+    *targets: Endpoint,
+    topics: Iterable[str] = ("a/b",),
+    uid: str = "route-1",
+    passing: PayloadFilter | None = None,
+    trust_domain: str | None = None,
 ) -> Route:
     sources = tuple(source(topic, flavor=f"flavor-{index}") for index, topic in enumerate(topics))
-    return Route(uid=uid, namespace="test", name=uid, sources=sources, targets=targets, filter=passing)
+    return Route(
+        uid=uid,
+        namespace="test",
+        name=uid,
+        sources=sources,
+        targets=targets,
+        filter=passing,
+        trust_domain=trust_domain,
+    )
 
 
 def table(*routes: Route) -> Table:
