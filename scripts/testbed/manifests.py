@@ -1,4 +1,5 @@
-"""What a cluster needs before our managers run on it: the kinds, ours and those of others, and the accounts."""
+"""What a cluster needs before our managers run on it: the kinds, ours and those of others, the accounts, and who may
+write what of a status."""
 
 from pathlib import Path
 from typing import Final, Literal
@@ -9,14 +10,15 @@ from scripts.testbed.cluster import Cluster
 REPOSITORY: Final = Path(__file__).resolve().parent.parent.parent
 KINDS: Final = REPOSITORY / "crds" / "manifests"
 ACCOUNTS: Final = REPOSITORY / "deploy" / "rbac"
+POLICIES: Final = REPOSITORY / "deploy" / "policies"
 
 
 def install(cluster: Cluster, *, kubeedge: Literal["v1alpha2", "v1beta1"] = "v1beta1") -> None:
-    """Applies the CRDs and the RBAC manifests; may be repeated.
+    """Applies the CRDs, the RBAC manifests and the admission policies; may be repeated.
 
     Args:
         cluster: Where.
         kubeedge: Which of the two shapes of KubeEdge's devices, which exclude each other, the cluster has.
     """
-    folders = [KINDS / "ours", KINDS / "fluidos", KINDS / f"kubeedge-{kubeedge}", ACCOUNTS]
+    folders = [KINDS / "ours", KINDS / "fluidos", KINDS / f"kubeedge-{kubeedge}", ACCOUNTS, POLICIES]
     cluster.apply([document for folder in folders for document in load(folder)])
