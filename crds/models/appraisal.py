@@ -1,18 +1,14 @@
-"""What a site accepts as a device: the content of ConfigMap `fluidos-edge-appraisal`, key `policy.yaml`.
-
-A key that nobody knows is refused and not ignored: a word misspelt must not make a policy milder than it reads.
-"""
+"""What a site accepts as a device: the content of ConfigMap `fluidos-edge-appraisal`, key `policy.yaml`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal
 
-import yaml
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from crds.errors import InvalidField
-from crds.models.base import MAX_COUNT, Distinct, Model, validate
+from crds.models.base import MAX_COUNT, Distinct
 from crds.models.trust import Hex, UeidText
+from crds.models.written import Written
 
 CONFIG_MAP: Final = "fluidos-edge-appraisal"
 KEY: Final = "policy.yaml"
@@ -24,11 +20,7 @@ Mac = Annotated[str, Field(pattern=r"^([0-9a-f]{2}:){5}[0-9a-f]{2}$")]
 MAX_ENTRIES: Final = 4096
 
 
-class _Strict(Model):
-    model_config = ConfigDict(extra="forbid")
-
-
-class TrustedManufacturer(_Strict):
+class TrustedManufacturer(Written):
     """Somebody who is believed about hardware."""
 
     name: Named
@@ -40,13 +32,13 @@ class TrustedManufacturer(_Strict):
     """Believed when it certifies a UEID; one that is not cannot take the name of another's device."""
 
 
-class BootCode(_Strict):
+class BootCode(Written):
     """Code that starts other code and measures it honestly."""
 
     measurement: Measurement
 
 
-class KnownFirmware(_Strict):
+class KnownFirmware(Written):
     """An application's code as the layer below measures it."""
 
     measurement: Measurement
@@ -56,14 +48,14 @@ class KnownFirmware(_Strict):
     """The version that its certificate must say; any, where absent."""
 
 
-class LegacyDevice(_Strict):
+class LegacyDevice(Written):
     """A device with a certificate of Nubificus' older dialect, which proves nothing but is what it has."""
 
     mac: Mac
     root: Pem
 
 
-class AppraisalPolicy(_Strict):
+class AppraisalPolicy(Written):
     """Everything that must hold of a device. What is not said accepts nothing."""
 
     manufacturers: Annotated[tuple[TrustedManufacturer, ...], Field(max_length=256), Distinct("name")] = ()
@@ -78,35 +70,3 @@ class AppraisalPolicy(_Strict):
     revoked: Annotated[tuple[UeidText, ...], Field(max_length=MAX_ENTRIES * 16)] = ()
     """Devices that are refused whatever they prove."""
     legacy: Annotated[tuple[LegacyDevice, ...], Field(max_length=MAX_ENTRIES), Distinct("mac")] = ()
-
-    @classmethod
-    def parse_yaml(cls, text: str, *, field: str = KEY) -> Self:
-        """Read the ConfigMap's text.
-
-        Raises:
-            InvalidField: names what is wrong, its value and what was expected.
-        """
-        try:
-            said: Any = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader, and stricter
-        except yaml.YAMLError as error:
-            raise InvalidField(field=field, value=text, expected=f"YAML ({error})") from error
-        return validate(cls, {} if said is None else said, field=field)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without the two ways in which a reader is misled: a key twice, and an alias that swells."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Refuse aliases."""
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]  # types-PyYAML has no type for it
-            raise yaml.composer.ComposerError(None, None, "aliases are not allowed", mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - the base class' signature
-        """Refuse a key that is there twice."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = next((key for number, key in enumerate(keys) if key in keys[:number]), None)
-        if twice is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep=deep)

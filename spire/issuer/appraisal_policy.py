@@ -149,4 +149,4 @@ def _policy_of(config_map: Object) -> AppraisalPolicy:
     text = (config_map.get("data") or {}).get(KEY)
     if text is None:
         raise InvalidField(field=f"data[{KEY}]", value=None, expected="the policy")
-    return AppraisalPolicy.parse_yaml(text)
+    return AppraisalPolicy.parse_yaml(text, field=KEY)
