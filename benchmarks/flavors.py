@@ -121,7 +121,7 @@ _DEVICES = Kind.of(Device.crd)
 
 def _manager(cluster: Cluster, logs: Path) -> Child:
     kubeconfig = cluster.service_account_kubeconfig("fluidos", "edge-resource-manager")
-    command = [sys.executable, "-m", "edge_resource_manager", "--kubeconfig", str(kubeconfig)]
+    command = [sys.executable, "-m", "edge_resource_manager", "--insecure", "--kubeconfig", str(kubeconfig)]
     return Child(name="edge-resource-manager", command=command, directory=_ROOT, logs=logs)
 
 

@@ -9,6 +9,7 @@ from crds.kube.manager import run_manager
 from crds.kube.process import run_process, settings_of
 from edge_resource_manager.handlers import build
 from edge_resource_manager.settings import EdgeSettings
+from spire.workload import identity_of
 
 
 def main() -> int:
@@ -16,9 +17,13 @@ def main() -> int:
     settings = settings_of(EdgeSettings)
 
     async def work(stop: asyncio.Event) -> None:
-        await run_manager(
-            stop, name="edge-resource-manager", settings=settings, build=lambda kube: build(kube, settings)
-        )
+        async with identity_of(settings) as identity:
+            await run_manager(
+                stop,
+                name="edge-resource-manager",
+                settings=settings,
+                build=lambda kube: build(kube, settings, identity),
+            )
 
     return run_process(work)
 

@@ -28,17 +28,20 @@ from edge_resource_manager.claimstore import FINALIZER, ClaimStore, HeldClaim, M
 from edge_resource_manager.domain.claims import decide, no_identity, not_accepted, verdicts
 from edge_resource_manager.domain.conversion import identity_to_wire
 from edge_resource_manager.domain.identity import parse_identity
-from edge_resource_manager.domain.matching import Candidate, Fails, Need, closest, judge
+from edge_resource_manager.domain.matching import Candidate, Fails, Need, closest, judge, printable
 from edge_resource_manager.domain.query import to_query
 from edge_resource_manager.look import Look
 from edge_resource_manager.metrics import CLAIM_EVENTS
 from edge_resource_manager.providers import Providers
 from edge_resource_manager.purchasing import Order
 from edge_resource_manager.reasons import ClaimCondition, ClaimReason
+from spire.identity import IdentitySource
 
 log = structlog.get_logger(__name__)
 
 CLOSEST_LIMIT = 200
+MAX_LOST = 3
+"""Lost bindings that a claim tells of until it has others."""
 MAX_STEPS = 600
 """More than any look needs: two for each of 256 bindings."""
 
@@ -71,20 +74,25 @@ class ClaimReconciler:
         kube: the consumer's API server.
         settings: see there.
         clock: now, in UTC.
+        identity: who this cluster proves to be to providers; None where nobody proves anything, and no trust is asked.
     """
 
-    def __init__(self, kube: Kube, settings: ClaimSettings, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, kube: Kube, settings: ClaimSettings, clock: Callable[[], datetime], *, identity: IdentitySource | None
+    ) -> None:
         self._kube = kube
         self._settings = settings
         self._clock = clock
-        self._claims = ClaimStore(kube, clock)
-        self._identity: NodeIdentity | None = None
+        self._insecure = identity is None
+        self._claims = ClaimStore(kube, clock, insecure=self._insecure)
+        self._node: NodeIdentity | None = None
         self.providers = Providers(
             seconds=settings.request,
             grace=timedelta(seconds=settings.provider_grace),
             retry=timedelta(seconds=settings.look),
             clock=clock,
             changed=self._flavor_changed,
+            withdrawn=self._flavor_withdrawn,
         )
         self.queue: WorkQueue[Key] = WorkQueue("claims", self.reconcile, workers=settings.workers)
 
@@ -114,14 +122,14 @@ class ClaimReconciler:
 
     def identity_seen(self, change: Change) -> None:
         """The ConfigMap `fluidos-node-identity` appeared, changed or went."""
-        identity = None
+        node = None
         if isinstance(change, Put):
             try:
-                identity = parse_identity(change.obj)
+                node = parse_identity(change.obj)
             except InvalidField as error:
                 log.warning("node identity is incomplete", error=str(error))
-        if identity != self._identity:
-            self._identity = identity
+        if node != self._node:
+            self._node = node
             for held in self._claims:
                 self.queue.add(held.key)
 
@@ -146,11 +154,11 @@ class ClaimReconciler:
         try:
             if isinstance(spec, InvalidField):
                 raise spec
-            need = Need.of(spec)
+            need = Need.of(spec, insecure=self._insecure)
         except InvalidField as error:
             await self._wait(held, not_accepted(str(error)))
             return None
-        if self._identity is None:
+        if self._node is None:
             message = "waits for the ConfigMap fluidos-node-identity, which says who buys"
             await self._wait(held, no_identity(message))
             return None
@@ -159,9 +167,10 @@ class ClaimReconciler:
         look = Look(
             need=need,
             count=spec.count,
-            order=Order.of(held.meta, spec, buyer=identity_to_wire(self._identity)),
+            order=Order.of(held.meta, spec, buyer=identity_to_wire(self._node)),
             bindings=held.bindings,
             refused=self._refusals(held.memory),
+            withdrawn=held.memory.withdrawn,
             providers=self.providers,
             clock=self._clock,
         )
@@ -190,8 +199,10 @@ class ClaimReconciler:
             await look.carry_out(plan)
         until = self._clock() + timedelta(seconds=self._settings.refusal)
         memory.refused |= {which: (why, until) for which, why in look.new_refusals.items()}
-        near = await self._near(memory, need) if look.lacks(plan) else ()
-        outcome = verdicts(look.situation, plan, near=near)
+        lacking = look.lacks(plan)
+        near = await self._near(memory, need) if lacking else ()
+        memory.lost = (*memory.lost, *(note for _, note in look.told))[-MAX_LOST:] if lacking else ()
+        outcome = verdicts(look.situation, plan, near=near, lost=memory.lost)
         after = await self._claims.write(held, look.bindings, verdicts=outcome, bound=plan.bound)
         memory.unrecorded.clear()
         await self._tell(held, [*_transitions(held.status, after.status), *look.told])
@@ -201,8 +212,8 @@ class ClaimReconciler:
         if FINALIZER not in held.meta.finalizers:
             return None
         order = None
-        if self._identity is not None and not isinstance(held.spec, InvalidField):
-            order = Order.of(held.meta, held.spec, buyer=identity_to_wire(self._identity))
+        if self._node is not None and not isinstance(held.spec, InvalidField):
+            order = Order.of(held.meta, held.spec, buyer=identity_to_wire(self._node))
         left = await Look.release_all(held.bindings, order=order, providers=self.providers, clock=self._clock)
         deleted = parse_timestamp(held.meta.deletion_timestamp or "") or self._clock()
         if left and self._clock() - deleted < timedelta(seconds=self._settings.release):
@@ -248,6 +259,13 @@ class ClaimReconciler:
             if concerned or held.wants_more:
                 # Devices come in crowds; one look is enough for all that arrive within a blink.
                 self.queue.add_after(held.key, 0.05)
+
+    def _flavor_withdrawn(self, provider: str, flavor: str, why: str) -> None:
+        """Claims that are bound to it tell why they lose it."""
+        for held in self._claims:
+            if why and any((each.flavor, each.provider) == (flavor, provider) for each in held.status.bindings):
+                held.memory.withdrawn[flavor, provider] = printable(why)
+        self._flavor_changed(provider, flavor)
 
     async def _tell(self, held: HeldClaim, told: list[tuple[ClaimReason, str]]) -> None:
         """Events, for `kubectl describe`."""

@@ -21,12 +21,18 @@ from crds.kube.watch import Key
 from crds.models.base import ObjectMeta, validate
 from crds.models.sensorclaim import Binding, SensorClaim, SensorClaimSpec, SensorClaimStatus
 from edge_resource_manager.domain.matching import Candidate, Fails
-from edge_resource_manager.reasons import ClaimCondition
+from edge_resource_manager.reasons import ClaimCondition, ClaimReason
 
 log = structlog.get_logger(__name__)
 
 FINALIZER = "edge.fluidos.eu/contracts"
 STATUS_MANAGER = "edge-resource-manager-claims"
+INSECURE = Verdict(
+    type=ClaimCondition.INSECURE,
+    status="True",
+    reason=ClaimReason.INSECURE_MODE,
+    message="the manager runs with --insecure: sellers prove nothing, and spec.minimumTier does not count",
+)
 
 
 @dataclass(slots=True)
@@ -35,11 +41,15 @@ class Memory:
 
     Attributes:
         refused: (flavor, provider) that were refused: why, and until when not to ask again.
+        withdrawn: (flavor, provider) that are no longer offered, and why, until the binding is found lost.
+        lost: what became of bindings that have no substitute yet.
         unrecorded: bought, but another writer was faster: another manager, perhaps, that had given the intent up.
         near: the flavors that came closest, until `near_until`.
     """
 
     refused: dict[tuple[str, str], tuple[str, datetime]] = field(default_factory=dict)
+    withdrawn: dict[tuple[str, str], str] = field(default_factory=dict)
+    lost: tuple[str, ...] = ()
     unrecorded: dict[str, Binding] = field(default_factory=dict)
     near: tuple[tuple[Candidate, Fails], ...] = ()
     near_until: datetime | None = None
@@ -113,11 +123,13 @@ class ClaimStore:
     Args:
         kube: where they are.
         clock: now, in UTC.
+        insecure: no claim asks for trust, and every status says so.
     """
 
-    def __init__(self, kube: Kube, clock: Callable[[], datetime]) -> None:
+    def __init__(self, kube: Kube, clock: Callable[[], datetime], *, insecure: bool) -> None:
         self._kube = kube
         self._clock = clock
+        self._insecure = insecure
         self._claims: dict[Key, HeldClaim] = {}
 
     def __iter__(self) -> Iterator[HeldClaim]:
@@ -191,7 +203,8 @@ class ClaimStore:
         before, generation = held.status, held.meta.generation
         conditions, observed = before.conditions, before.observed_generation
         if verdicts is not None:
-            conditions = stamp(verdicts, before=before.conditions, generation=generation, now=self._clock())
+            all_of_them = (*verdicts, *((INSECURE,) if self._insecure else ()))
+            conditions = stamp(all_of_them, before=before.conditions, generation=generation, now=self._clock())
             observed = generation
         status = SensorClaimStatus(
             observed_generation=observed,

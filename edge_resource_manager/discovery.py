@@ -14,15 +14,17 @@ from typing import assert_never
 import structlog
 
 from crds.errors import InvalidField
-from crds.kube.client import NODES, Kind, Kube, NotFound, Unavailable
+from crds.kube.client import NAMESPACES, NODES, Kind, Kube, NotFound, Unavailable
 from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.queue import WorkQueue, backoff
 from crds.kube.watch import Change, Gone, Key, Put, key_of
 from crds.models.kubeedge import Device
-from crds.models.leafdevice import LeafDevice
+from crds.models.leafdevice import LeafDevice, LeafDeviceStatus
+from crds.models.trust import Tier
 from edge_resource_manager.adapters.kubeedge import parse_device, parse_node, parse_report
 from edge_resource_manager.adapters.mirror import Held
 from edge_resource_manager.domain.devices import (
+    Description,
     Node,
     NodeMissing,
     NodeNamed,
@@ -36,7 +38,17 @@ from edge_resource_manager.domain.devices import (
 )
 from edge_resource_manager.domain.flavors import Terms
 from edge_resource_manager.domain.liveness import Graces, NodeGone, NodeHealth, Report, outlook
-from edge_resource_manager.offering import CROWD, Offering, device_key, leaf_key, own_status
+from edge_resource_manager.domain.publication import (
+    NOTHING,
+    Grounds,
+    Open,
+    Publication,
+    grounds,
+    may_publish,
+    minimum_tier,
+    misidentified,
+)
+from edge_resource_manager.offering import CROWD, Offering, device_key, leaf_key, own_status, whole_status
 from edge_resource_manager.reasons import DiscoveryReason
 
 log = structlog.get_logger(__name__)
@@ -53,6 +65,7 @@ class DiscoverySettings:
         label: of nodes whose sensors are offered, with `value`.
         value: of that label.
         graces: how patiently nodes and devices are waited for.
+        insecure: devices are offered whatever is proven of them.
         workers: devices that are worked on at a time.
     """
 
@@ -60,6 +73,7 @@ class DiscoverySettings:
     label: str = "node-role.fluidos.eu/sensors"
     value: str = "true"
     graces: Graces = field(default_factory=Graces)
+    insecure: bool = False
     workers: int = 16
 
 
@@ -78,12 +92,16 @@ class DiscoveryReconciler:
         self._kube = kube
         self._settings = settings
         self._clock = clock
-        self._offering = Offering(kube, terms=settings.terms, crowded=lambda: len(self.queue) > CROWD)
+        self._offering = Offering(
+            kube, terms=settings.terms, insecure=settings.insecure, crowded=lambda: len(self.queue) > CROWD
+        )
         self._devices: dict[Key, ObservedDevice] = {}
         self._reports: dict[Key, Report] = {}
         self._nodes: dict[str, Node] = {}
         self._gone: dict[str, datetime] = {}
         self._device_of: dict[Key, Key] = {}  # by LeafDevice
+        self._minimums: dict[str, Tier | InvalidField] = {}  # by namespace
+        self._judged: dict[Key, Grounds] = {}  # by LeafDevice
         self._reporting: set[Key] = set()
         self._doubted: set[Key] = set()
         self.queue = WorkQueue("discovery", self.reconcile, workers=settings.workers)
@@ -109,9 +127,10 @@ class DiscoveryReconciler:
         Raises:
             Unavailable: the API server is away.
         """
-        nodes = await self._kube.request("GET", NODES.path())
-        for node in nodes["items"]:
-            self.node_seen(Put(key_of(node), node))
+        for kind, seen in ((NODES, self.node_seen), (NAMESPACES, self.namespace_seen)):
+            answer = await self._kube.request("GET", kind.path())
+            for item in answer["items"]:
+                seen(Put(key_of(item), item))
         await self._offering.flavors.load()
         for leaf in await self._offering.leaves.load():
             if device := device_key(leaf):
@@ -145,6 +164,22 @@ class DiscoveryReconciler:
                     pass
                 case _:
                     assert_never(device.binding)
+
+    def namespace_seen(self, change: Change) -> None:
+        """A Namespace came, changed or went: what it asks of its devices."""
+        name = change.key[1]
+        before = self._minimums.pop(name, None)
+        if isinstance(change, Gone):
+            return
+        try:
+            after: Tier | InvalidField = minimum_tier(change.obj["metadata"].get("labels", {}))
+        except InvalidField as error:
+            after = error
+        self._minimums[name] = after
+        if str(after) != str(before):
+            for key in self._devices:
+                if key[0] == name:
+                    self.queue.add(key)
 
     def device_seen(self, change: Change) -> None:
         """A Device came, changed or went. The next report of a device that reports anyway needs no look."""
@@ -184,7 +219,8 @@ class DiscoveryReconciler:
         if isinstance(change, Put) and (source := device_key(change.obj)):
             self._device_of[change.key] = source
         device = self._device_of.get(change.key)
-        if device is None or not self._offering.leaves.seen(change):
+        told = self._offering.leaves.seen(change)
+        if device is None or not (told or self._is_news(change.key)):
             return
         if isinstance(change, Gone):
             # Perhaps because its Device went, of which the watch of Devices may have missed to tell.
@@ -239,12 +275,35 @@ class DiscoveryReconciler:
         else:
             self._reporting.discard(key)
         description = describe(device, node_name=node_name)
-        refused_again = await self._offering.offer(device, description, view, seen=report.seen, now=now)
-        return min((each for each in (view.look_again, refused_again) if each is not None), default=None)
+        publication = self._publication(key, description, now=now)
+        refused_again = await self._offering.offer(device, description, publication, view, seen=report.seen, now=now)
+        over = publication.look_again if isinstance(publication, Open) else None
+        return min((each for each in (view.look_again, refused_again, over) if each is not None), default=None)
+
+    def _publication(self, key: Key, description: Description, *, now: datetime) -> Publication:
+        """Whether the device may be offered, by what is known at this moment."""
+        if self._settings.insecure:
+            return Open(NOTHING)
+        held = self._offering.leaves.get(leaf_key(key))
+        status = whole_status(held) if held else LeafDeviceStatus()
+        self._judged[leaf_key(key)] = grounds(status)
+        if description.bad_ueid:
+            return misidentified(description.bad_ueid)
+        return may_publish(status, ueid=description.spec.ueid, minimum=self._minimums.get(key[0]), now=now)
+
+    def _is_news(self, leaf: Key) -> bool:
+        """Whether what is said of a device is not what was judged.
+
+        It is asked beside `Mirror.seen`, which passes over what is told while we write ourselves: that is the status,
+        and the trust in it is not ours.
+        """
+        held = self._offering.leaves.get(leaf)
+        return held is not None and leaf in self._judged and self._judged[leaf] != grounds(whole_status(held))
 
     async def _withdraw(self, key: Key) -> None:
         self._reporting.discard(key)
         self._doubted.discard(key)
+        self._judged.pop(leaf_key(key), None)
         await self._offering.withdraw(leaf_key(key))
 
     async def _confirmed(self, key: Key, held: Held | None) -> ObservedDevice | None:

@@ -21,29 +21,37 @@ from edge_resource_manager.claiming import ClaimReconciler
 from edge_resource_manager.discovery import DiscoveryReconciler
 from edge_resource_manager.domain.identity import parse_identity
 from edge_resource_manager.settings import EdgeSettings
+from spire.identity import IdentitySource
 
 log = structlog.get_logger(__name__)
 
 
-async def build(kube: Kube, settings: EdgeSettings) -> Manager:
-    """Kinds and queues of this manager, for the FLUIDOS node that this cluster is."""
-    config_map = await read_identity(kube, namespace=settings.namespace)
-    identity = parse_identity(config_map)
-    discovery = DiscoveryReconciler(kube, settings.discovery(identity), clock)
-    claims = ClaimReconciler(kube, settings.claims, clock)
+async def build(kube: Kube, settings: EdgeSettings, identity: IdentitySource | None) -> Manager:
+    """Kinds and queues of this manager, for the FLUIDOS node that this cluster is.
+
+    Args:
+        kube: the API server.
+        settings: flags.
+        identity: who this process proves to be to other clusters; None where nobody proves anything.
+    """
+    config_map = await read_node_identity(kube, namespace=settings.namespace)
+    node = parse_identity(config_map)
+    discovery = DiscoveryReconciler(kube, settings.discovery(node), clock)
+    claims = ClaimReconciler(kube, settings.claims, clock, identity=identity)
     claims.identity_seen(Put(key_of(config_map), config_map))
     clusters_seen: tuple[Seen, ...] = (claims.known_cluster_seen,)
     work: tuple[Work, ...] = (
         discovery.run,
         claims.run,
-        lambda: until_renamed(kube, namespace=settings.namespace, identity=identity),
+        lambda: until_renamed(kube, namespace=settings.namespace, identity=node),
     )
     if settings.auto_discovery:
-        lan = LanDiscovery(kube, settings.multicast, identity=identity, clock=clock)
+        lan = LanDiscovery(kube, settings.multicast, identity=node, clock=clock)
         clusters_seen, work = (*clusters_seen, lan.known_cluster_seen), (*work, lan.run)
     return Manager(
         watched=(
             Watched("", "nodes", discovery.node_seen, version="v1"),
+            Watched("", "namespaces", discovery.namespace_seen, version="v1"),
             Watched(Device.crd.group, Device.crd.plural, discovery.device_seen),
             Watched(DeviceStatus.crd.group, DeviceStatus.crd.plural, discovery.device_status_seen),
             Watched(SensorClaim.crd.group, SensorClaim.crd.plural, claims.claim_seen),
@@ -59,7 +67,7 @@ def clock() -> datetime:
     return datetime.now(UTC)
 
 
-async def read_identity(kube: Kube, *, namespace: str) -> Object:
+async def read_node_identity(kube: Kube, *, namespace: str) -> Object:
     """The ConfigMap that says who this node is; waits until it is there and complete."""
     path, failures = CONFIG_MAPS.path(namespace=namespace, name=IDENTITY_CONFIG_MAP), 0
     while True:

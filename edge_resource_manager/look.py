@@ -6,7 +6,7 @@ It lives as long as the look does. It writes nothing to the API server: what it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
 from datetime import datetime
 from functools import partial
 from typing import Literal, TypeVar
@@ -35,6 +35,7 @@ class Look:
         order: what providers are told.
         bindings: from the claim's status.
         refused: (flavor, provider) that need not be tried now, and why.
+        withdrawn: (flavor, provider) that are no longer offered, and why; taken out when the binding is found lost.
         providers: the known clusters.
         clock: now, in UTC.
     """
@@ -47,6 +48,7 @@ class Look:
         order: Order,
         bindings: Iterable[Binding],
         refused: Mapping[tuple[str, str], str],
+        withdrawn: MutableMapping[tuple[str, str], str],
         providers: Providers,
         clock: Callable[[], datetime],
     ) -> None:
@@ -58,6 +60,7 @@ class Look:
         self._bindings = {binding.flavor: binding for binding in bindings}
         self._resumed = set(self._bindings)
         self._refused = dict(refused)
+        self._withdrawn = withdrawn
         self._standings: dict[str, Standing] = {}
         self._answers = Answers(asked=0)
         self._unconfigured: dict[str, str] = {}
@@ -101,21 +104,23 @@ class Look:
             partial(self._stand, binding, listed.get((binding.flavor, binding.provider))) for binding in bindings
         )
         self._standings = {binding.flavor: standing for binding, standing in zip(bindings, standings, strict=True)}
+        for binding, standing in zip(bindings, standings, strict=True):
+            if isinstance(standing, Offered):
+                self._bindings[binding.flavor] = _described(binding, standing.candidate)
 
     def intend(self, plan: Plan) -> bool:
         """Note down what a plan is going to buy; whether that is anything new."""
         new = [candidate for candidate in plan.reserve if candidate.flavor not in self._bindings]
         for candidate in new:
             self._standings[candidate.flavor] = Offered(candidate)
-            self._bindings[candidate.flavor] = Binding(
+            intent = Binding(
                 flavor=candidate.flavor,
                 provider=candidate.provider,
                 provider_address=candidate.address,
                 contract="",
                 transaction="",
-                sensor_model=candidate.view.sensor.model,
-                latency_microseconds=candidate.view.sensor.latency_microseconds,
             )
+            self._bindings[candidate.flavor] = _described(intent, candidate)
         return bool(new)
 
     async def carry_out(self, plan: Plan) -> None:
@@ -169,12 +174,16 @@ class Look:
         try:
             candidate = listed or await self._candidate(provider, binding)
             if candidate is None:
-                return Ended("the flavor was withdrawn")
+                return self._ended(binding, "the flavor was withdrawn")
             if binding.contract and await provider.contract(binding.contract) is None:
-                return Ended("the provider does not hold the contract any more")
+                return self._ended(binding, "the provider does not hold the contract any more")
         except (ProviderSilent, ProviderRefused, InvalidField) as error:
             return Silent(str(error))
         return Offered(candidate)
+
+    def _ended(self, binding: Binding, how: str) -> Ended:
+        why = self._withdrawn.pop((binding.flavor, binding.provider), None)
+        return Ended(f"{how}: {why}" if why else how)
 
     async def _candidate(self, provider: RearProvider, binding: Binding) -> Candidate | None:
         """A bound flavor that the list did not hold: it may have changed, so that the query no longer finds it."""
@@ -219,6 +228,19 @@ class Look:
         del self._bindings[binding.flavor]
         if binding.contract:
             self.told.append((ClaimReason.BINDING_RELEASED, f"{binding.flavor} of {binding.provider}: {why}"))
+
+
+def _described(binding: Binding, candidate: Candidate) -> Binding:
+    """What its provider says of the sensor now; that a device was attested anew changes no contract."""
+    view = candidate.view
+    return binding.model_copy(
+        update={
+            "sensor_model": view.sensor.model,
+            "latency_microseconds": view.sensor.latency_microseconds,
+            "spiffe_id": view.trust.spiffe_id if view.trust else None,
+            "tier": view.trust.tier if view.trust else "None",
+        }
+    )
 
 
 async def _bounded(work: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:

@@ -28,6 +28,7 @@ from edge_resource_manager.domain.devices import Description, ObservedDevice
 from edge_resource_manager.domain.flavors import Terms, flavor_of
 from edge_resource_manager.domain.leafstatus import status_of, verdicts, worth_an_event
 from edge_resource_manager.domain.liveness import Outlook
+from edge_resource_manager.domain.publication import Open, Publication, Withheld
 from edge_resource_manager.metrics import DEVICE_CONDITIONS
 from edge_resource_manager.reasons import LeafCondition
 
@@ -74,20 +75,30 @@ class _Facts:
 class Offering:
     """The LeafDevices and Flavors of KubeEdge's Devices, as the API server holds them and as they should be."""
 
-    def __init__(self, kube: Kube, *, terms: Terms, crowded: Callable[[], bool]) -> None:
+    def __init__(self, kube: Kube, *, terms: Terms, insecure: bool, crowded: Callable[[], bool]) -> None:
         self.leaves = Mirror(kube, LeafDevice, manager=MANAGER)
         self.flavors = Mirror(kube, Flavor, manager=MANAGER)
         self._kube = kube
         self._terms = terms
+        self._insecure = insecure
         self._crowded = crowded
         self._refusals: dict[Key, dict[str, _Refusal]] = {}
         self._untold: dict[Key, _Facts] = {}
         self.statuses = WorkQueue("statuses", self._tell, workers=STATUS_WORKERS)
 
     async def offer(
-        self, device: ObservedDevice, description: Description, view: Outlook, *, seen: datetime | None, now: datetime
+        self,
+        device: ObservedDevice,
+        description: Description,
+        publication: Publication,
+        view: Outlook,
+        *,
+        seen: datetime | None,
+        now: datetime,
     ) -> float | None:
         """Make LeafDevice and Flavors what they should be, and the status soon.
+
+        What may not be offered is withdrawn first, whatever becomes of the LeafDevice.
 
         Returns:
             Seconds after which something refused is to be tried again.
@@ -98,24 +109,35 @@ class Offering:
         """
         leaf = _leaf(device, description)
         key = (device.namespace, leaf.metadata.name)
+        withheld = publication.verdict if isinstance(publication, Withheld) else None
+        if withheld:
+            await self._retract(key)
         held = await self.leaves.ensure(leaf)
         leaf = leaf.model_copy(update={"metadata": leaf.metadata.model_copy(update={"uid": held.uid})})
-        flavors = {
-            sensor.uid: flavor_of(leaf, sensor, terms=self._terms, available=view.available)
-            for sensor in leaf.spec.sensors
-        }
+        flavors: dict[str, Flavor] = {}
+        if isinstance(publication, Open):
+            flavors = {
+                sensor.uid: flavor_of(
+                    leaf, sensor, terms=self._terms, available=view.available, trust=publication.trust
+                )
+                for sensor in leaf.spec.sensors
+            }
         failures = await self._publish(key, flavors, now=now)
         self._untold[key] = _Facts(
             leaf=leaf,
             verdicts=verdicts(
                 online=view.online,
-                sensors=len(flavors),
+                sensors=len(leaf.spec.sensors),
                 errors=description.errors,
                 refusals={uid: str(failure) for uid, failure in failures.items()},
+                withheld=withheld,
+                insecure=self._insecure,
             ),
             offers=tuple(Offer(sensor=uid, flavor=flavor.metadata.name) for uid, flavor in flavors.items()),
             seen=seen,
             now=now,
+            # Why a device lost its flavors is the one thing that people want to know at once.
+            patience=0 if withheld and withheld.status == "False" else CROWD_TURNS,
         )
         self.statuses.add(key)
         return _again(failures, now=now)
@@ -127,11 +149,14 @@ class Offering:
             Refused: the API server does not let us.
             Unavailable: it is away.
         """
-        self._refusals.pop(key, None)
         self._untold.pop(key, None)
-        for flavor in self._flavors_of(key):
-            await self.flavors.remove(flavor)
+        await self._retract(key)
         await self.leaves.remove(key)
+
+    async def _retract(self, key: Key) -> None:
+        """Delete the Flavors of a LeafDevice."""
+        self._refusals.pop(key, None)
+        await asyncio.gather(*(self.flavors.remove(flavor) for flavor in self._flavors_of(key)))
 
     async def _publish(self, key: Key, flavors: Mapping[str, Flavor], *, now: datetime) -> dict[str, _Failure]:
         """Make the Flavors of a LeafDevice these and no others; by sensor, why one could not be made."""
@@ -217,9 +242,14 @@ def device_key(leaf: Object) -> Key | None:
 
 def own_status(held: Held) -> LeafDeviceStatus:
     """The part of a LeafDevice's status that discovery writes."""
-    status = validate(LeafDeviceStatus, orjson.loads(held.status), field="status")
+    status = whole_status(held)
     ours = tuple(condition for condition in status.conditions if condition.type in set(LeafCondition))
-    return status.model_copy(update={"conditions": ours})
+    return status.model_copy(update={"conditions": ours, "trust": None})
+
+
+def whole_status(held: Held) -> LeafDeviceStatus:
+    """The status of a LeafDevice, whoever wrote it."""
+    return validate(LeafDeviceStatus, orjson.loads(held.status), field="status")
 
 
 def _leaf(device: ObservedDevice, description: Description) -> LeafDevice:

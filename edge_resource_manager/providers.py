@@ -69,6 +69,7 @@ class Providers:
         retry: how long a provider that was silent is not asked again, unless it is heard of.
         clock: now, in UTC.
         changed: called when a provider says that a flavor changed, or with None when anything may have.
+        withdrawn: called when a provider says that it no longer offers a flavor, and why.
     """
 
     def __init__(
@@ -79,12 +80,14 @@ class Providers:
         retry: timedelta,
         clock: Callable[[], datetime],
         changed: Callable[[str, str | None], None],
+        withdrawn: Callable[[str, str, str], None],
     ) -> None:
         self._seconds = seconds
         self._grace = grace
         self._retry = retry
         self._clock = clock
         self._changed = changed
+        self._withdrawn = withdrawn
         self._clusters: dict[Key, KnownCluster] = {}
         self._silences: dict[str, _Silence] = {}
         self._wake = asyncio.Event()
@@ -216,8 +219,8 @@ class Providers:
                     match event:
                         case wire.Refresh(flavor=flavor):
                             self._changed(name, flavor.flavor_id)
-                        case wire.Withdraw(flavor_id=flavor_id):
-                            self._changed(name, flavor_id)
+                        case wire.Withdraw(flavor_id=flavor_id, reason=reason):
+                            self._withdrawn(name, flavor_id, reason)
                         case wire.Heartbeat():
                             pass
                 pause = backoff(1)

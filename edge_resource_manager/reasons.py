@@ -12,6 +12,7 @@ class LeafCondition(StrEnum):
     SENSORS_ACCEPTED = "SensorsAccepted"
     FLAVOR_PUBLISHED = "FlavorPublished"
     READY = "Ready"
+    INSECURE = "Insecure"
 
 
 class DiscoveryReason(StrEnum):
@@ -28,7 +29,13 @@ class DiscoveryReason(StrEnum):
     INVALID_SENSORS = "InvalidSensors"
     PUBLISHED = "Published"
     FLAVOR_REFUSED = "FlavorRefused"
+    NOT_ATTESTED = "NotAttested"
+    TIER_TOO_LOW = "TierTooLow"
+    EXPIRED = "Expired"
+    INVALID_UEID = "InvalidUeid"
+    MINIMUM_TIER_INVALID = "MinimumTierInvalid"
     READY = "Ready"
+    INSECURE_MODE = "InsecureMode"
 
 
 class ClaimCondition(StrEnum):
@@ -37,6 +44,7 @@ class ClaimCondition(StrEnum):
     ACCEPTED = "Accepted"
     BOUND = "Bound"
     READY = "Ready"
+    INSECURE = "Insecure"
 
 
 class ClaimReason(StrEnum):
@@ -59,3 +67,4 @@ class ClaimReason(StrEnum):
     BINDING_LOST = "BindingLost"
     BINDING_RELEASED = "BindingReleased"
     CONTRACTS_LEFT = "ContractsLeft"
+    INSECURE_MODE = "InsecureMode"

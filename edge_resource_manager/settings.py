@@ -15,11 +15,12 @@ from edge_resource_manager.claiming import ClaimSettings
 from edge_resource_manager.discovery import DiscoverySettings
 from edge_resource_manager.domain.flavors import Terms
 from edge_resource_manager.domain.liveness import Graces
+from spire.workload import IdentitySettings
 
 Seconds = Annotated[float, Field(ge=0, le=86400)]
 
 
-class EdgeSettings(ManagerSettings):
+class EdgeSettings(ManagerSettings, IdentitySettings):
     """`python -m edge_resource_manager`."""
 
     sensor_label: str = Field(
@@ -95,6 +96,7 @@ class EdgeSettings(ManagerSettings):
                 price=Price(amount=self.price_amount, currency=self.price_currency, period=self.price_period),
                 location=place if place != Location() else None,
             ),
+            insecure=self.insecure,
             label=self.sensor_label,
             value=self.sensor_label_value,
             graces=Graces(

@@ -25,6 +25,7 @@ from edge_resource_manager.domain.devices import (
     MAX_CONSUMERS_KEY,
     MCU_FAMILY_KEY,
     MCU_KEY,
+    UEID_KEY,
     Binding,
     Node,
     NodeNamed,
@@ -36,7 +37,7 @@ from edge_resource_manager.domain.devices import (
 )
 from edge_resource_manager.domain.liveness import NodeHealth, NodeNotReady, NodeReady, Report
 
-HINTS = (BOARD_KEY, MCU_KEY, MCU_FAMILY_KEY, MAX_CONSUMERS_KEY)
+HINTS = (BOARD_KEY, MCU_KEY, MCU_FAMILY_KEY, MAX_CONSUMERS_KEY, UEID_KEY)
 
 # Protocols of v1beta1 are free: the keys under which mappers keep an address, the surest first.
 _ADDRESS_KEYS = ("macAddress", "address", "url", "ip", "serialPort", "serial", "slaveID")

@@ -154,8 +154,17 @@ def decide(situation: Situation) -> Plan:
     )
 
 
-def verdicts(situation: Situation, plan: Plan, *, near: Sequence[tuple[Candidate, Fails]] = ()) -> tuple[Verdict, ...]:
-    """The conditions, once a plan is settled; `near` are the flavors that came closest, if none fits."""
+def verdicts(
+    situation: Situation, plan: Plan, *, near: Sequence[tuple[Candidate, Fails]] = (), lost: Sequence[str] = ()
+) -> tuple[Verdict, ...]:
+    """The conditions, once a plan is settled.
+
+    Args:
+        situation: what was observed.
+        plan: with nothing left to do.
+        near: the flavors that came closest, if none fits.
+        lost: what became of bindings, until there are others.
+    """
     accepted = Verdict(type=ClaimCondition.ACCEPTED, status="True", reason=ClaimReason.ACCEPTED)
     waiting = _waiting(situation, near=near)
     untold = sorted(f"{provider} did not answer: {why}" for provider, why in situation.silent.items())
@@ -167,7 +176,7 @@ def verdicts(situation: Situation, plan: Plan, *, near: Sequence[tuple[Candidate
         complete = plan.bound >= situation.count
         tally = [f"{plan.bound} of {situation.count} bound"]
     if not complete:
-        message = "; ".join([*tally, *waiting, *untold])
+        message = "; ".join([*tally, *(f"lost {each}" for each in lost), *waiting, *untold])
         reason = _unbound(situation, plan, waiting=bool(_refusals(situation)))
         return (
             accepted,
@@ -180,7 +189,8 @@ def verdicts(situation: Situation, plan: Plan, *, near: Sequence[tuple[Candidate
 
 def not_accepted(message: str) -> tuple[Verdict, ...]:
     """The conditions of a claim that asks for what cannot be asked."""
-    return _failing(tuple(ClaimCondition), reason=ClaimReason.INVALID, message=message)
+    failing = (ClaimCondition.ACCEPTED, ClaimCondition.BOUND, ClaimCondition.READY)
+    return _failing(failing, reason=ClaimReason.INVALID, message=message)
 
 
 def no_identity(message: str) -> tuple[Verdict, ...]:

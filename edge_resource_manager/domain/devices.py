@@ -16,12 +16,15 @@ from crds.models.base import validate
 from crds.models.leafdevice import Board, LeafDeviceSpec, Link, Source
 from crds.typedata import ANNOTATION, DeclaredSensor, decode_annotation, mcu_family, parse_max_consumers
 from edge_resource_manager.domain.liveness import NodeHealth, Report
+from spire.domain.errors import Malformed
+from spire.domain.ueid import Ueid
 
 BLUETOOTH = "bluetooth"
 BOARD_KEY = "edge.fluidos.eu/board"
 MCU_KEY = "edge.fluidos.eu/mcu"
 MCU_FAMILY_KEY = "edge.fluidos.eu/mcu-family"
 MAX_CONSUMERS_KEY = "edge.fluidos.eu/max-consumers"
+UEID_KEY = "edge.fluidos.eu/ueid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,16 +193,26 @@ def place(binding: Binding, *, nodes: Mapping[str, Node], current: str | None) -
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What a device is, and what of its description was refused."""
+    """What a device is, and what of its description was refused.
+
+    Attributes:
+        spec: of the LeafDevice.
+        errors: of all that was refused.
+        bad_ueid: the one of them that says which device this is.
+    """
 
     spec: LeafDeviceSpec
     errors: tuple[InvalidField, ...]
+    bad_ueid: InvalidField | None = None
 
 
 def describe(device: ObservedDevice, *, node_name: str) -> Description:
     """The LeafDevice that a device on a node becomes: with every sensor that can be read, whatever the others are."""
     decoded = decode_annotation(device.sensors)
     errors = list(decoded.errors)
+    ueid = _ueid(device.hints.get(UEID_KEY))
+    if isinstance(ueid, InvalidField):
+        errors.append(ueid)
     max_consumers = _max_consumers(device, errors)
     sensors = []
     for declared in decoded.sensors:
@@ -214,11 +227,12 @@ def describe(device: ObservedDevice, *, node_name: str) -> Description:
     spec = LeafDeviceSpec(
         node_name=node_name,
         source=Source(kind="KubeEdgeDevice", api_version=device.api_version, name=device.name),
+        ueid=ueid if isinstance(ueid, str) else None,
         link=_link(device, errors),
         board=_board(device, decoded.sensors, errors),
         sensors=tuple(sensors),
     )
-    return Description(spec, tuple(errors))
+    return Description(spec, tuple(errors), bad_ueid=ueid if isinstance(ueid, InvalidField) else None)
 
 
 def topic_of(sensor: DeclaredSensor, *, device: ObservedDevice, first: DeclaredSensor) -> str:
@@ -234,6 +248,17 @@ def topic_of(sensor: DeclaredSensor, *, device: ObservedDevice, first: DeclaredS
         characteristic = device.characteristics.get(own) or device.characteristics.get(fallback, "")
         return f"sensor/{device.address.replace(':', '')}/{characteristic}/{traits.model}"
     return sensor.topic or f"sensor/{device.name}/{traits.uid}/{traits.model}"
+
+
+def _ueid(text: str | None) -> str | InvalidField | None:
+    """Written exactly as SPIFFE IDs and topics have it: none of these compare without regard to case."""
+    try:
+        if text is None or str(Ueid(bytes.fromhex(text))) == text:
+            return text
+    except (ValueError, Malformed):
+        pass
+    expected = "lower-case hex of a type byte (01, 02 or 03) and an identifier of its length (RFC 9711)"
+    return InvalidField(field=f"metadata[{UEID_KEY}]", value=text, expected=expected)
 
 
 def _board(device: ObservedDevice, sensors: Iterable[DeclaredSensor], errors: list[InvalidField]) -> Board:

@@ -13,7 +13,7 @@ from crds.models.base import ObjectMeta
 from crds.models.fluidos import Flavor, FlavorSpec, FlavorType, Location, NodeIdentity, Price
 from crds.models.leafdevice import LeafDevice, Sensor
 from crds.naming import flavor_name
-from crds.typedata import characteristics
+from crds.typedata import FlavorTrust, characteristics
 from edge_resource_manager.reasons import LeafCondition
 
 FREE = Price(amount="", currency="", period="")
@@ -30,8 +30,12 @@ class Terms:
     network_property_type: str | None = None
 
 
-def flavor_of(leaf: LeafDevice, sensor: Sensor, *, terms: Terms, available: bool) -> Flavor:
+def flavor_of(
+    leaf: LeafDevice, sensor: Sensor, *, terms: Terms, available: bool, trust: FlavorTrust | None = None
+) -> Flavor:
     """The Flavor of one sensor of a stored LeafDevice, in whose namespace it lives and by which it is owned.
+
+    `trust` is what is said of the device, once domain.publication has decided that it may be offered.
 
     Raises:
         InvalidField: the LeafDevice has no namespace or uid: the API server has not stored it.
@@ -39,6 +43,7 @@ def flavor_of(leaf: LeafDevice, sensor: Sensor, *, terms: Terms, available: bool
     namespace = leaf.metadata.namespace
     if namespace is None:
         raise InvalidField(field="metadata.namespace", value=None, expected="the namespace of the LeafDevice")
+    described = characteristics(sensor, node=leaf.spec.node_name, board=leaf.spec.board, trust=trust)
     return Flavor(
         metadata=ObjectMeta(
             name=flavor_name(
@@ -54,7 +59,7 @@ def flavor_of(leaf: LeafDevice, sensor: Sensor, *, terms: Terms, available: bool
             provider_id=terms.identity.node_id,
             flavor_type=FlavorType(
                 type_identifier="Sensor",
-                type_data={"characteristics": characteristics(sensor, node=leaf.spec.node_name, board=leaf.spec.board)},
+                type_data={"characteristics": described},
             ),
             owner=terms.identity,
             price=terms.price,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from crds.columns import summary
@@ -18,9 +19,23 @@ LAST_SEEN_STEP = timedelta(seconds=60)
 MAX_TOLD = 20
 """Errors that a message names one by one."""
 
+READY = Verdict(type=LeafCondition.READY, status="True", reason=DiscoveryReason.READY)
+INSECURE = Verdict(
+    type=LeafCondition.INSECURE,
+    status="True",
+    reason=DiscoveryReason.INSECURE_MODE,
+    message="the manager runs with --insecure: nobody asks what is proven of the device",
+)
+
 
 def verdicts(
-    *, online: Verdict, sensors: int, errors: Sequence[InvalidField], refusals: Mapping[str, str]
+    *,
+    online: Verdict,
+    sensors: int,
+    errors: Sequence[InvalidField],
+    refusals: Mapping[str, str],
+    withheld: Verdict | None = None,
+    insecure: bool = False,
 ) -> tuple[Verdict, ...]:
     """The conditions.
 
@@ -31,20 +46,14 @@ def verdicts(
         sensors: how many were accepted.
         errors: what was refused of the device's description.
         refusals: by sensor uid, why the API server refuses its Flavor.
+        withheld: why no Flavor may be published, of domain.publication.
+        insecure: nobody asks what is proven of devices.
     """
     accepted = _accepted(sensors, errors)
-    ready = next((each for each in (online, accepted) if each.status == "False"), None)
-    return (
-        online,
-        accepted,
-        _published(sensors, refusals),
-        Verdict(
-            type=LeafCondition.READY,
-            status="False" if ready else "True",
-            reason=ready.reason if ready else DiscoveryReason.READY,
-            message=ready.message if ready else "",
-        ),
-    )
+    trouble = next((each for each in (online, accepted) if each.status == "False"), withheld)
+    ready = replace(trouble, type=LeafCondition.READY) if trouble else READY
+    published = withheld if withheld and sensors else _published(sensors, refusals)
+    return online, accepted, published, ready, *((INSECURE,) if insecure else ())
 
 
 def status_of(

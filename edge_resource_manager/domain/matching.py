@@ -17,6 +17,7 @@ from crds.conditions import parse_timestamp
 from crds.errors import InvalidField
 from crds.models.leafdevice import Measurement
 from crds.models.sensorclaim import Bound, Limits, SensorClaimSpec, SensorNeed
+from crds.models.trust import Tier, at_least
 from crds.selector import NotMatched, Selector, attributes, compile_selector, device
 from crds.typedata import FlavorView, sensor_from_flavor
 from crds.units import parse_unit
@@ -123,10 +124,11 @@ class Need:
     sensor: SensorNeed
     limits: Limits
     selector: Selector | None
+    minimum_tier: Tier
 
     @classmethod
-    def of(cls, spec: SensorClaimSpec) -> Need:
-        """Compile a claim.
+    def of(cls, spec: SensorClaimSpec, *, insecure: bool = False) -> Need:
+        """Compile a claim. An insecure buyer could believe no tier, so it asks for none.
 
         Raises:
             InvalidField: the selector is no boolean CEL expression, or the unit is unknown.
@@ -135,7 +137,8 @@ class Need:
         if sensor.unit is not None:
             parse_unit(sensor.unit, field="spec.sensor.unit", sensor_type=sensor.type or "")
         selector = None if spec.selector is None else compile_selector(spec.selector, field="spec.selector")
-        return cls(sensor=sensor, limits=spec.limits or Limits(), selector=selector)
+        minimum: Tier = "None" if insecure else spec.minimum_tier
+        return cls(sensor=sensor, limits=spec.limits or Limits(), selector=selector, minimum_tier=minimum)
 
 
 def judge(need: Need, candidate: Candidate) -> Fits | Fails:
@@ -145,6 +148,7 @@ def judge(need: Need, candidate: Candidate) -> Fits | Fails:
         *_different(need, candidate.view),
         *(outcome for outcome in numbers if isinstance(outcome, Miss)),
         *_selector(need, candidate),
+        *_trust(need, candidate.view),
         *_availability(candidate),
     )
     if misses:
@@ -259,10 +263,19 @@ def _selector(need: Need, candidate: Candidate) -> Iterator[Miss]:
     if need.selector is None:
         return
     view = candidate.view
-    found = attributes(sensor=view.sensor, board=view.board, node=view.node, cluster=candidate.cluster)
+    found = attributes(
+        sensor=view.sensor, board=view.board, node=view.node, cluster=candidate.cluster, trust=view.trust
+    )
     outcome = need.selector.match(device(found))
     if isinstance(outcome, NotMatched):
         yield Miss(field="selector", asked=_shortened(need.selector.expression), has=outcome.why)
+
+
+def _trust(need: Need, view: FlavorView) -> Iterator[Miss]:
+    """A provider that says nothing of trust, as FLUIDOS' own do, has proven none."""
+    tier: Tier = view.trust.tier if view.trust else "None"
+    if not at_least(tier, need.minimum_tier):
+        yield Miss(field="trust", asked=f"at least {need.minimum_tier}", has=tier)
 
 
 def _availability(candidate: Candidate) -> Iterator[Miss]:

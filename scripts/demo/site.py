@@ -89,7 +89,7 @@ class Consumer(Site):
     def start(self, crew: Crew, *, discover: Lan | None) -> None:
         """Its manager."""
         lan = (*discover.flags, "--no-announce") if discover else ()
-        self.start_manager(crew, "edge_resource_manager", *lan)
+        self.start_manager(crew, "edge_resource_manager", "--insecure", *lan)
 
     def know(self, providers: Sequence[Provider]) -> None:
         """Tell it by hand where the providers are."""
@@ -136,7 +136,7 @@ class Provider(Site):
     def start(self, crew: Crew, *, directory: Path, discover: Lan | None) -> None:
         """Its four processes."""
         allow = ("--egress-allow", LOOPBACK)
-        self.start_manager(crew, "edge_resource_manager", *(discover.flags if discover else ()))
+        self.start_manager(crew, "edge_resource_manager", "--insecure", *(discover.flags if discover else ()))
         crew.start_probed(
             f"{self.name}-rear-gateway",
             "edge_resource_manager.gateway",

@@ -91,7 +91,7 @@ class Site:
         self, *, settings: ClaimSettings = QUICK, kube: Kube | None = None, identity: bool = True
     ) -> AsyncIterator[ClaimReconciler]:
         """Claims at work until the end of the block, which ends them as a SIGKILL would: nothing is tidied up."""
-        claims = ClaimReconciler(kube or self.manager, settings, lambda: datetime.now(UTC))
+        claims = ClaimReconciler(kube or self.manager, settings, lambda: datetime.now(UTC), identity=None)
         if identity:
             claims.identity_seen(Put(("fluidos", "fluidos-node-identity"), IDENTITY))
         followed: dict[type[Resource], Callable[[Change], None]] = {

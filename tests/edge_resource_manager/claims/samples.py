@@ -5,7 +5,8 @@ from typing import Any
 
 from crds.models.leafdevice import Access, Board, Measurement, Sensor
 from crds.models.sensorclaim import Bound, Limits, SensorClaimSpec, SensorNeed
-from crds.typedata import FlavorView
+from crds.models.trust import Tier
+from crds.typedata import FlavorTrust, FlavorView
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.matching import Candidate
 
@@ -31,7 +32,11 @@ def candidate(
     available: bool = True,
     timestamp: datetime = NOW,
     price: wire.Price = FREE,
+    tier: Tier | None = "GatewayVouched",
+    spiffe_id: str | None = None,
+    application: str = "",
 ) -> Candidate:
+    trust = FlavorTrust(tier=tier, spiffe_id=spiffe_id, application=application) if tier else None
     sensor = Sensor(
         uid=flavor,
         model=model,
@@ -48,7 +53,9 @@ def candidate(
         provider=provider,
         address="192.0.2.1:3004",
         cluster="node1",
-        view=FlavorView(sensor=sensor, board=Board(name=board, mcu="STM32L475", mcu_family=family), node="edge-1"),
+        view=FlavorView(
+            sensor=sensor, board=Board(name=board, mcu="STM32L475", mcu_family=family), node="edge-1", trust=trust
+        ),
         available=available,
         timestamp=timestamp,
         price=price,
@@ -60,7 +67,12 @@ def limits(**bounds: dict[str, int]) -> Limits:
 
 
 def spec(
-    *, sensor: dict[str, str] | None = None, selector: str | None = None, count: Any = 1, **bounds: dict[str, int]
+    *,
+    sensor: dict[str, str] | None = None,
+    selector: str | None = None,
+    count: Any = 1,
+    minimum_tier: Tier = "GatewayVouched",
+    **bounds: dict[str, int],
 ) -> SensorClaimSpec:
     return SensorClaimSpec.model_validate(
         {
@@ -68,6 +80,7 @@ def spec(
             "limits": limits(**bounds) if bounds else None,
             "selector": selector,
             "count": count,
+            "minimum_tier": minimum_tier,
             "endpoints": (ENDPOINT,),
         }
     )

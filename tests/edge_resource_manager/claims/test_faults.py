@@ -159,8 +159,8 @@ async def test_a_flavor_that_is_sold_and_then_withdrawn_is_replaced(site: Site) 
         (note,) = await site.told("BindingLost")
     # Whether a look finds the flavor gone first or the contract depends on when it looks.
     assert note in {
-        "best of provider-1: the flavor was withdrawn",
-        "best of provider-1: the provider does not hold the contract any more",
+        "best of provider-1: the flavor was withdrawn: gone",
+        "best of provider-1: the provider does not hold the contract any more: gone",
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from crds.kube.client import NODES, Kind, Kube
+from crds.kube.client import NAMESPACES, NODES, Kind, Kube
 from crds.kube.watch import follow
 from crds.models.fluidos import Flavor, NodeIdentity
 from crds.models.kubeedge import DeviceStatus
@@ -95,13 +95,19 @@ class Site:
 
     @contextlib.asynccontextmanager
     async def discovery(
-        self, *, graces: Graces | None = None, clock: Callable[[], datetime] | None = None
+        self,
+        *,
+        graces: Graces | None = None,
+        clock: Callable[[], datetime] | None = None,
+        insecure: bool = True,
+        kube: Kube | None = None,
     ) -> AsyncIterator[DiscoveryReconciler]:
         """Discovery at work, until the end of the block."""
-        settings = DiscoverySettings(terms=Terms(identity=IDENTITY), graces=graces or Graces())
-        reconciler = DiscoveryReconciler(self.kube, settings, clock or self.clock)
+        settings = DiscoverySettings(terms=Terms(identity=IDENTITY), graces=graces or Graces(), insecure=insecure)
+        reconciler = DiscoveryReconciler(kube or self.kube, settings, clock or self.clock)
         followed = {
             NODES: reconciler.node_seen,
+            NAMESPACES: reconciler.namespace_seen,
             Kind(f"devices.kubeedge.io/{self.version}", "devices"): reconciler.device_seen,
             Kind.of(DeviceStatus.crd): reconciler.device_status_seen,
             Kind.of(LeafDevice.crd): reconciler.leaf_seen,
@@ -115,7 +121,7 @@ class Site:
                     kind,
                     changed=changed,
                     synced=event,
-                    namespace=None if kind == NODES else self.namespace,
+                    namespace=None if kind in (NODES, NAMESPACES) else self.namespace,
                 )
             )
             for (kind, changed), event in zip(followed.items(), synced, strict=True)
