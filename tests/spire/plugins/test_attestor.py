@@ -32,7 +32,7 @@ from spire.plugins.agent_attestor import HELLO, new_key
 from spire.plugins.bindings import fingerprint
 from spire.proto import spire_pb2 as pb
 from tests.spire.plugins.host import Hosted, hosted
-from tests.spire.support import ACME, BOOT, GOOD, NOW, TAMPERED, Device, device, factory, firmware_inputs
+from tests.spire.support import ACME, BOOT, GOOD, NOW, TAMPERED, Device, boot_inputs, device, factory, firmware_inputs
 
 POLICY = {
     "manufacturers": [{"name": "acme", "root": ACME.certificate.public_bytes(Encoding.PEM).decode()}],
@@ -53,7 +53,7 @@ async def challenge(plugin: Hosted) -> tuple[Any, bytes]:
     """Say hello on a new stream."""
     stream = plugin.attest()
     await stream.write(pb.AttestRequest(payload=HELLO))
-    answer = await stream.read()
+    answer: Any = await stream.read()
     return stream, answer.challenge
 
 
@@ -122,7 +122,7 @@ async def test_evidence_becomes_an_agent_id_with_what_is_proven_as_selectors(tmp
     [
         (device(layers=None, maker=factory(seed="another root")), {}, "BadSignature"),
         (
-            device(layers=(device().claims and firmware_inputs(BOOT), firmware_inputs(TAMPERED))),
+            device(layers=(boot_inputs(), firmware_inputs(TAMPERED))),
             {},
             "MeasurementUnknown",
         ),
@@ -253,7 +253,7 @@ async def test_the_agent_side_answers_with_evidence_for_the_new_key(tmp_path: Pa
     program.chmod(0o755)
     async with hosted("agent-attestor", kind="NodeAttestor", temporary=tmp_path) as plugin:
         await plugin.configure(orjson.dumps({"evidence": [str(program)], "dataDir": str(tmp_path)}).decode())
-        stream = plugin.aid()
+        stream: Any = plugin.aid()
         assert (await stream.read()).payload == HELLO
         await stream.write(pb.Challenge(challenge=bytes(32)))
         answer = (await stream.read()).challenge_response

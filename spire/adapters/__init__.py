@@ -1,0 +1,1 @@
+"""What identity meets outside: SPIRE's servers."""

@@ -1,0 +1,196 @@
+"""A real SPIRE server (1.15 or later) with our plug-ins. Skips without `spire-server` on PATH or in SPIRE_SERVER."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import orjson
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from crds.errors import InvalidField, Terminal
+from scripts.testbed.processes import Child, free_port
+from spire.adapters.spire_authority import SpireAuthority
+from spire.adapters.spire_server import SpireServer, spire_server
+from spire.domain.keys import PrivateKey
+from spire.domain.spiffe_id import SpiffeId, TrustDomain, device_spiffe_id
+from spire.domain.svid import verify_svid
+from spire.plugins.agent_attestor import HELLO
+from spire.plugins.bindings import Bindings
+from spire.register import main as register
+from tests.spire.plugins.test_attestor import POLICY
+from tests.spire.support import TAMPERED, Device, boot_inputs, device, firmware_inputs
+
+PROGRAM = os.environ.get("SPIRE_SERVER") or shutil.which("spire-server")
+pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no spire-server on PATH, and SPIRE_SERVER is not set")
+DOMAIN = TrustDomain("devices.test")
+HOUR = timedelta(hours=1)
+
+
+def configuration(folder: Path) -> str:
+    def plugin(kind: str, argument: str, file: str) -> str:
+        return f"""
+  {kind} "dice" {{
+    plugin_cmd = "{sys.executable}"
+    plugin_args = ["-m", "spire.plugins", "{argument}"]
+    plugin_data_file = "{folder / file}"
+  }}"""
+
+    return f"""
+server {{
+  bind_address = "127.0.0.1"
+  bind_port = "{free_port()}"
+  socket_path = "{folder / "api.sock"}"
+  trust_domain = "{DOMAIN}"
+  data_dir = "{folder}"
+}}
+plugins {{
+  DataStore "sql" {{
+    plugin_data {{
+      database_type = "sqlite3"
+      connection_string = "{folder / "datastore.sqlite3"}"
+    }}
+  }}
+  KeyManager "disk" {{
+    plugin_data {{
+      keys_path = "{folder / "keys.json"}"
+    }}
+  }}
+{plugin("NodeAttestor", "server-attestor", "attestor.json")}
+{plugin("CredentialComposer", "composer", "composer.json")}
+}}
+"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a server that runs: `api.sock`, `bindings`."""
+    folder = tmp_path_factory.mktemp("spire")
+    bindings = folder / "bindings"
+    (folder / "attestor.json").write_bytes(orjson.dumps({"policy": POLICY, "bindings": str(bindings)}))
+    (folder / "composer.json").write_bytes(orjson.dumps({"bindings": str(bindings)}))
+
+    (folder / "server.conf").write_text(configuration(folder))
+    with Child(
+        name="spire-server",
+        command=[str(PROGRAM), "run", "-config", str(folder / "server.conf")],
+        directory=Path.cwd(),
+        logs=folder,
+    ) as server:
+        server.wait_until((folder / "api.sock").is_socket, what="socket", limit=30)
+        yield folder
+
+
+def csr(key: PrivateKey, *, uri: SpiffeId | None = None, common_name: str = "somebody else") -> bytes:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    )
+    if uri is not None:
+        name = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(uri))])
+        builder = builder.add_extension(name, critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+def answering(one: Device) -> Callable[[bytes], asyncio.Future[bytes]]:
+    def answer(nonce: bytes) -> asyncio.Future[bytes]:
+        evidence: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        evidence.set_result(one.evidence(nonce=nonce))
+        return evidence
+
+    return answer
+
+
+async def attest(server: SpireServer, one: Device, *, key: PrivateKey | None = None) -> x509.Certificate:
+    issued = await server.attest_agent(csr(key or one.own), kind="dice", hello=HELLO, answer=answering(one))
+    return x509.load_der_x509_certificate(issued.chain[0])
+
+
+async def test_a_device_becomes_an_agent_by_its_evidence(site: Path) -> None:
+    one = device()
+    async with spire_server(str(site / "api.sock")) as server:
+        certificate = await attest(server, one)
+        bundles = await server.bundles()
+    (common_name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    assert common_name.value == str(one.claims.ueid)
+    assert certificate.public_key() == one.claims.key
+    roots = {domain: bundle.roots for domain, bundle in bundles.items()}
+    peer = verify_svid(
+        [certificate.public_bytes(Encoding.DER)], bundles=roots, now=certificate.not_valid_before_utc + HOUR / 2
+    )
+    assert peer == DOMAIN.spiffe_id("spire", "agent", "dice", str(one.claims.ueid))
+
+
+async def test_a_go_between_cannot_have_its_own_key_certified(site: Path) -> None:
+    async with spire_server(str(site / "api.sock")) as server:
+        with pytest.raises(Terminal, match="names another key"):
+            await attest(server, device(), key=device("go-between").own)
+
+
+async def test_tampered_firmware_gets_nothing(site: Path) -> None:
+    tampered = device(layers=(boot_inputs(), firmware_inputs(TAMPERED)))
+    async with spire_server(str(site / "api.sock")) as server:
+        with pytest.raises(Terminal, match="MeasurementUnknown"):
+            await attest(server, tampered)
+
+
+async def test_the_authority_mints_for_the_key_that_evidence_named(site: Path) -> None:
+    one = device("minted")
+    wanted = device_spiffe_id(DOMAIN, ueid=one.claims.ueid, application="thermo")
+    async with spire_server(str(site / "api.sock")) as server:
+        authority = await SpireAuthority.of(server, trust_domain=DOMAIN, bindings=Bindings(site / "bindings"))
+        name = str(one.claims.ueid)
+        issued = await authority.issue(wanted, csr=csr(one.own, uri=wanted), common_name=name, ttl=HOUR)
+        leaf = x509.load_der_x509_certificate(issued.chain[0])
+        assert [each.value for each in leaf.subject] == [name]
+        assert verify_svid(issued.chain, bundles=authority.bundles, now=leaf.not_valid_before_utc + HOUR / 2) == wanted
+        with pytest.raises(InvalidField, match="subjectAltName"):
+            await authority.issue(wanted, csr=csr(one.own), common_name=name, ttl=HOUR)
+        # What an administrator of the socket mints past our issuer is for no device.
+        stranger = device("stranger")
+        with pytest.raises(Terminal, match="names another key"):
+            await server.mint(csr(stranger.own, uri=wanted), ttl=HOUR)
+
+
+async def test_a_server_of_another_trust_domain_is_refused(site: Path) -> None:
+    async with spire_server(str(site / "api.sock")) as server:
+        with pytest.raises(Terminal, match=r"other\.test"):
+            await SpireAuthority.of(server, trust_domain=TrustDomain("other.test"), bindings=None)
+
+
+def test_registration_may_be_repeated(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "--socket",
+        str(site / "api.sock"),
+        "--trust-domain",
+        str(DOMAIN),
+        "--parent",
+        f"spiffe://{DOMAIN}/k8s",
+    ]
+    assert register(arguments) == 0
+    assert register(arguments) == 0
+    assert register([*arguments, "--node", "edge-1", "--selector", "unix:user:{account}"]) == 0
+    said = capsys.readouterr().out
+    assert f"spiffe://{DOMAIN}/manager/rear-gateway  k8s:ns:fluidos k8s:sa:rear-gateway" in said
+    assert f"spiffe://{DOMAIN}/relay/edge-1  unix:user:relay" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--trust-domain", "UPPER", "--parent", "spiffe://a/b"], "trustDomain"),
+        (["--trust-domain", "a", "--parent", "b"], "spiffeID"),
+        (["--trust-domain", "a", "--parent", "spiffe://a/b", "--selector", "x"], "selector"),
+    ],
+)
+def test_wrong_arguments_are_named(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert register(arguments) == 2
+    assert named in capsys.readouterr().err
