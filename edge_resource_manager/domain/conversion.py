@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from crds.annotations import SIGNATURE
 from crds.errors import InvalidField
 from crds.models import fluidos
 from crds.models.base import invalid_field
@@ -144,6 +145,7 @@ def contract_to_wire(contract: fluidos.Contract) -> wire.Contract:
         ingress_telemetry_endpoint=wire.TelemetryServer(endpoint=telemetry.endpoint, intents=telemetry.intents)
         if telemetry
         else None,
+        signature=contract.metadata.annotations.get(SIGNATURE),
     )
 
 

@@ -2,6 +2,7 @@
 
 A place is held by a Transaction until it expires and then, if it was bought, by the Contract of the same transaction.
 Both are named by (buyer, flavor, claim), so that a retry finds what the first try left behind, whoever lost the answer.
+The buyer is who proved it by TLS; only a gateway that runs without identities goes by what the request says.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from crds import naming
+from crds.annotations import BUYER_SPIFFE_ID, INSECURE
 from crds.conditions import parse_timestamp, timestamp
 from crds.errors import InvalidField
 from crds.models import fluidos
 from crds.models.base import ObjectMeta
 from crds.models.configuration import SensorConfiguration
+from edge_resource_manager.domain.buyers import May
+from spire.domain.spiffe_id import SpiffeId
 
 MANAGED_BY = {"app.kubernetes.io/managed-by": "fluidos-edge-gateway"}
 """On what the gateway made: it never removes anything else."""
@@ -45,18 +49,26 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wish:
-    """RESERVE, understood."""
+    """RESERVE, understood.
+
+    Attributes:
+        flavor_id: what is wanted.
+        buyer: who the request says that it is from.
+        spiffe_id: who it is from; None where nobody proves anything.
+        configuration: what is asked beyond the flavor.
+    """
 
     flavor_id: str
     buyer: fluidos.NodeIdentity
+    spiffe_id: SpiffeId | None
     configuration: SensorConfiguration
 
     @property
     def transaction_id(self) -> str:
         """The same for every retry."""
-        return naming.transaction_id(
-            buyer=self.buyer.node_id, flavor=self.flavor_id, claim=self.configuration.claim.uid
-        )
+        # A claimed name has no spaces: none can be taken for a proven one.
+        buyer = f"SPIFFE ID {self.spiffe_id}" if self.spiffe_id else self.buyer.node_id
+        return naming.transaction_id(buyer=buyer, flavor=self.flavor_id, claim=self.configuration.claim.uid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +120,12 @@ class Unavailable:
 
 @dataclass(frozen=True, slots=True)
 class NotOffered:
-    """No such flavor."""
+    """No such flavor, as far as this buyer may know."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotPermitted:
+    """The buyer may see the flavor, and no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +147,10 @@ class ReservationExpired:
     at: str
 
 
-ReserveOutcome = Held | Renewed | AlreadyBought | SoldOut | Unavailable | NotOffered
-PurchaseOutcome = Bought | AlreadyBought | UnknownTransaction | ReservationExpired | Unavailable | NotOffered
+ReserveOutcome = Held | Renewed | AlreadyBought | SoldOut | Unavailable | NotOffered | NotPermitted
+PurchaseOutcome = (
+    Bought | AlreadyBought | UnknownTransaction | ReservationExpired | Unavailable | NotOffered | NotPermitted
+)
 
 
 def flavor_id_of(item: fluidos.Transaction | fluidos.Contract) -> str:
@@ -147,21 +166,34 @@ def is_live(item: fluidos.Transaction | fluidos.Contract, now: datetime) -> bool
     return end is None or end > now
 
 
-def reserve(wish: Wish, *, offer: Offer | None, book: Book, terms: SaleTerms, now: datetime) -> ReserveOutcome:
-    """Decide on RESERVE."""
+def belongs_to(item: fluidos.Transaction | fluidos.Contract, buyer: SpiffeId | None) -> bool:
+    """Whether this buyer made it; what somebody proved to own belongs to nobody who proves nothing."""
+    return item.metadata.annotations.get(BUYER_SPIFFE_ID) == (str(buyer) if buyer else None)
+
+
+def reserve(
+    wish: Wish, *, offer: Offer | None, may: May, book: Book, terms: SaleTerms, now: datetime
+) -> ReserveOutcome:
+    """Decide on RESERVE. Whoever has bought finds that again, whatever the policy has become."""
     if offer is None:
         return NotOffered()
     name = wish.transaction_id
     contract = book.contracts.get(name)
     if contract is not None and is_live(contract, now):
         return AlreadyBought(contract)
+    if may is May.NOTHING:
+        return NotOffered()
+    if may is May.SEE:
+        return NotPermitted()
     if not offer.spec.availability:
         return Unavailable()
     limit = offer.max_consumers or terms.max_consumers
     if book.taken(now, but=name) >= limit:
         return SoldOut(limit)
     transaction = fluidos.Transaction(
-        metadata=ObjectMeta(name=name, namespace=offer.namespace, labels=MANAGED_BY),
+        metadata=ObjectMeta(
+            name=name, namespace=offer.namespace, labels=MANAGED_BY, annotations=_proof(wish.spiffe_id)
+        ),
         spec=fluidos.TransactionSpec(
             flavor_id=wish.flavor_id,
             buyer=wish.buyer,
@@ -178,6 +210,7 @@ def purchase(
     *,
     telemetry: str | None,
     offer: Offer | None,
+    may: May,
     book: Book,
     seller: fluidos.NodeIdentity,
     terms: SaleTerms,
@@ -202,8 +235,10 @@ def purchase(
         raise InvalidField(
             field="ingressTelemetryEndpoint.endpoint", value=telemetry, expected=f"{reserved}, as it was reserved"
         )
-    if offer is None:
+    if offer is None or may is May.NOTHING:
         return NotOffered()
+    if may is May.SEE:
+        return NotPermitted()
     if not offer.spec.availability:
         return Unavailable()
     return Bought(_contract(transaction, offer=offer, seller=seller, end=_end(now, terms.contract)))
@@ -211,7 +246,7 @@ def purchase(
 
 def reconfigured(
     contract: fluidos.Contract, configuration: SensorConfiguration, *, terms: SaleTerms, now: datetime
-) -> fluidos.ContractSpec:
+) -> fluidos.Contract:
     """The contract with other endpoints or another filter, and with its whole lifetime again.
 
     Raises:
@@ -223,13 +258,14 @@ def reconfigured(
         raise InvalidField(
             field="data.claim.uid", value=configuration.claim.uid, expected=f"{uid}, for which the flavor was bought"
         )
-    return contract.spec.model_copy(
+    spec = contract.spec.model_copy(
         update={
             "configuration": _stored(configuration),
             "ingress_telemetry_endpoint": _telemetry(configuration.endpoints[0].url),
             "expiration_time": _end(now, terms.contract),
         }
     )
+    return contract.model_copy(update={"spec": spec})
 
 
 def transaction_of(contract: fluidos.Contract) -> fluidos.Transaction:
@@ -258,7 +294,12 @@ def _contract(
     name = transaction.metadata.name
     spec = transaction.spec
     return fluidos.Contract(
-        metadata=ObjectMeta(name=contract_name(name), namespace=offer.namespace, labels=MANAGED_BY),
+        metadata=ObjectMeta(
+            name=contract_name(name),
+            namespace=offer.namespace,
+            labels=MANAGED_BY,
+            annotations=transaction.metadata.annotations,
+        ),
         spec=fluidos.ContractSpec(
             flavor=fluidos.EmbeddedFlavor(
                 metadata={"name": offer.flavor_id, "namespace": offer.namespace}, spec=offer.spec
@@ -272,6 +313,10 @@ def _contract(
             ingress_telemetry_endpoint=_telemetry(_first_endpoint(transaction)),
         ),
     )
+
+
+def _proof(buyer: SpiffeId | None) -> dict[str, str]:
+    return {BUYER_SPIFFE_ID: str(buyer)} if buyer else {INSECURE: "true"}
 
 
 def _first_endpoint(transaction: fluidos.Transaction) -> str:

@@ -140,6 +140,8 @@ class Contract(Model):
     expiration_time: Timestamp | None = None
     configuration: Configuration | None = None
     ingress_telemetry_endpoint: TelemetryServer | None = None
+    signature: Annotated[str, Field(max_length=65536)] | None = None
+    """Ours: the seller's, a JWS with detached content; see `signature.py`."""
 
 
 class Problem(Model):

@@ -12,12 +12,16 @@ from crds.kube.process import configure_logging, run_process, settings_of
 from edge_resource_manager.gateway.egress import bound_lookups
 from edge_resource_manager.gateway.service import Gateway
 from edge_resource_manager.gateway.settings import GatewaySettings
+from spire.workload import identity_of
 
 
 async def main(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
-    async with await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube:
-        await Gateway(kube, settings).run(stop)
+    async with (
+        identity_of(settings) as identity,
+        await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
+    ):
+        await Gateway(kube, settings, identity=identity).run(stop)
 
 
 def cli() -> int:

@@ -13,7 +13,6 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from crds.models.configuration import json_schema_text
-from crds.models.fluidos import NodeIdentity
 from edge_resource_manager.domain import conversion, wire
 from edge_resource_manager.domain.query import parse_query
 from edge_resource_manager.domain.reservations import Wish
@@ -21,10 +20,12 @@ from edge_resource_manager.domain.stock_query import StockQuery, parse_k8slice_q
 from edge_resource_manager.gateway import metrics
 from edge_resource_manager.gateway.events import Hub
 from edge_resource_manager.gateway.guard import Guard, cut
+from edge_resource_manager.gateway.offers import Listed
 from edge_resource_manager.gateway.openapi import document
+from edge_resource_manager.gateway.peers import Peers
 from edge_resource_manager.gateway.problems import Rejected, response_of
 from edge_resource_manager.gateway.sales import Sales
-from edge_resource_manager.gateway.store import Listed, Store
+from edge_resource_manager.gateway.store import Store
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 M = TypeVar("M", bound=BaseModel)
@@ -42,6 +43,7 @@ class Rear:
         store: what is offered.
         sales: what buyers may do.
         hub: the events.
+        peers: who asks.
         ready: whether the store is complete; until then every answer is 503.
 
     Attributes:
@@ -49,10 +51,11 @@ class Rear:
         write_seconds: that the reader of an event stream may take before it is cut off.
     """
 
-    def __init__(self, *, store: Store, sales: Sales, hub: Hub, ready: Callable[[], bool]) -> None:
+    def __init__(self, *, store: Store, sales: Sales, hub: Hub, peers: Peers, ready: Callable[[], bool]) -> None:
         self._store = store
         self._sales = sales
         self._hub = hub
+        self._peers = peers
         self._ready = ready
         self.heartbeat_seconds = HEARTBEAT_SECONDS
         self.write_seconds = WRITE_SECONDS
@@ -89,36 +92,38 @@ class Rear:
             web.get(f"{BASE}/schemas/sensor-configuration.json", self.get_schema, allow_head=False),
         ]
 
-    async def list_all(self, _: web.Request) -> web.Response:
+    async def list_all(self, request: web.Request) -> web.Response:
         """LIST_FLAVORS. Sensors are never here: a stock consumer fails as a whole on a type that it does not know."""
-        bodies = [self._store.body(each) for each in self._store.listed("k8slice", "service")]
+        found = self._store.listed("k8slice", "service", viewer=self._peers.viewer(request))
+        bodies = [self._store.body(each) for each in found]
         return _json(bodies) if bodies else web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def list_k8slices(self, request: web.Request) -> web.Response:
         """LIST by type."""
-        return self._list_stock("k8slice", parse_k8slice_query(request.query.items()))
+        return self._list_stock(request, "k8slice", parse_k8slice_query(request.query.items()))
 
     async def list_services(self, request: web.Request) -> web.Response:
         """LIST by type."""
-        return self._list_stock("service", parse_service_query(request.query.items()))
+        return self._list_stock(request, "service", parse_service_query(request.query.items()))
 
     async def list_sensors(self, request: web.Request) -> web.Response:
         """LIST by type."""
         query = parse_query(request.query.items())
-        found = [each for each in self._store.listed("sensor") if each.view and query.matches(each.view)]
+        offered = self._store.listed("sensor", viewer=self._peers.viewer(request))
+        found = [each for each in offered if each.view and query.matches(each.view)]
         return self._page(found, query.limit)
 
     async def get_sensor(self, request: web.Request) -> web.Response:
-        """One flavor, available or not."""
+        """One flavor, available or not. Whoever has bought it sees it, whatever the policy has become."""
         flavor_id = request.match_info["flavorID"]
         listed = self._store.find(flavor_id)
-        if listed is None or listed.type != "sensor":
+        if listed is None or listed.type != "sensor" or not self._may_see(request, listed, flavor_id):
             raise Rejected(HTTPStatus.NOT_FOUND, f"no sensor flavor {flavor_id[:253]}")
         return _json(self._store.body(listed))
 
     async def stream_events(self, request: web.Request) -> web.StreamResponse:
         """SUBSCRIBE: NDJSON until either side ends it. The first line says that nothing is missed from here on."""
-        subscription = self._hub.subscribe()
+        subscription = self._hub.subscribe(self._peers.viewer(request))
         if subscription is None:
             raise Rejected(HTTPStatus.SERVICE_UNAVAILABLE, "too many subscribers", after=10)
         heartbeat = orjson.dumps(wire.Heartbeat().dump()) + b"\n"
@@ -126,7 +131,7 @@ class Rear:
         lines = heartbeat
         try:
             await response.prepare(request)
-            while subscription.is_open:
+            while subscription.is_open and self._peers.knows(subscription.viewer):
                 async with asyncio.timeout(self.write_seconds):
                     await response.write(lines)
                 lines = await subscription.take(timeout=self.heartbeat_seconds) or heartbeat
@@ -138,38 +143,44 @@ class Rear:
 
     async def reserve(self, request: web.Request) -> web.Response:
         """RESERVE_FLAVOR."""
+        buyer = self._peers.buyer(request)
         asked = await _body(request, wire.ReservationRequest)
-        configuration = conversion.sensor_configuration(asked.configuration)
         wish = Wish(
-            flavor_id=asked.flavor_id, buyer=buyer_of(request, claimed=asked.buyer), configuration=configuration
+            flavor_id=asked.flavor_id,
+            buyer=conversion.identity_from_wire(asked.buyer),
+            spiffe_id=buyer,
+            configuration=conversion.sensor_configuration(asked.configuration),
         )
         return _json(conversion.transaction_to_wire(await self._sales.reserve(wish)).dump())
 
     async def purchase(self, request: web.Request) -> web.Response:
         """PURCHASE_FLAVOR. The body may be empty."""
+        buyer = self._peers.buyer(request)
         asked = await _body(request, wire.PurchaseRequest, empty=b"{}")
         telemetry = asked.ingress_telemetry_endpoint.endpoint if asked.ingress_telemetry_endpoint else None
-        contract = await self._sales.purchase(request.match_info["transactionID"], telemetry=telemetry)
+        contract = await self._sales.purchase(request.match_info["transactionID"], telemetry=telemetry, buyer=buyer)
         return _json(conversion.contract_to_wire(contract).dump())
 
     async def release(self, request: web.Request) -> web.Response:
         """Give a reservation back."""
-        await self._sales.release(request.match_info["transactionID"])
+        await self._sales.release(request.match_info["transactionID"], buyer=self._peers.buyer(request))
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def get_contract(self, request: web.Request) -> web.Response:
         """A contract in force."""
-        return _json(conversion.contract_to_wire(self._sales.contract(request.match_info["contractID"])).dump())
+        contract = self._sales.contract(request.match_info["contractID"], buyer=self._peers.buyer(request))
+        return _json(conversion.contract_to_wire(contract).dump())
 
     async def configure(self, request: web.Request) -> web.Response:
         """REFRESH of a contract: other endpoints or another filter, and its lifetime anew."""
+        buyer = self._peers.buyer(request)
         configuration = conversion.sensor_configuration(await _body(request, wire.Configuration), field="(body)")
-        contract = await self._sales.reconfigure(request.match_info["contractID"], configuration)
+        contract = await self._sales.reconfigure(request.match_info["contractID"], configuration, buyer=buyer)
         return _json(conversion.contract_to_wire(contract).dump())
 
     async def end_contract(self, request: web.Request) -> web.Response:
         """End a contract."""
-        await self._sales.end(request.match_info["contractID"])
+        await self._sales.end(request.match_info["contractID"], buyer=self._peers.buyer(request))
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def get_openapi(self, _: web.Request) -> web.Response:
@@ -180,8 +191,14 @@ class Rear:
         """What goes into `configuration.data`."""
         return web.Response(text=json_schema_text(), content_type="application/schema+json")
 
-    def _list_stock(self, name: wire.TypeName, query: StockQuery) -> web.Response:
-        return self._page([each for each in self._store.listed(name) if query.matches(each.type_data)], query.limit)
+    def _may_see(self, request: web.Request, listed: Listed, flavor_id: str) -> bool:
+        if self._store.may_see(self._peers.viewer(request), listed):
+            return True
+        return self._sales.has_bought(flavor_id, buyer=self._peers.peer(request))
+
+    def _list_stock(self, request: web.Request, name: wire.TypeName, query: StockQuery) -> web.Response:
+        offered = self._store.listed(name, viewer=self._peers.viewer(request))
+        return self._page([each for each in offered if query.matches(each.type_data)], query.limit)
 
     def _page(self, found: list[Listed], limit: int) -> web.Response:
         answer = _json([self._store.body(each) for each in found[:limit]])
@@ -215,11 +232,6 @@ class Rear:
 
     async def _close_streams(self, _: web.Application) -> None:
         self._hub.close()
-
-
-def buyer_of(request: web.Request, *, claimed: wire.NodeIdentity) -> NodeIdentity:  # noqa: ARG001 - the seam for mTLS: the peer's SPIFFE ID is in the request
-    """Who asks. Nobody proves it yet: it is what the body claims, as in FLUIDOS."""
-    return conversion.identity_from_wire(claimed)
 
 
 async def _body(request: web.Request, model: type[M], *, empty: bytes = b"") -> M:

@@ -1,7 +1,8 @@
 """The event stream: REFRESH and WITHDRAW to every subscriber, without ever waiting for one.
 
-What a subscriber has not read yet is kept by flavor, the newest event alone: a flavor that changes ten times meanwhile
-is one event. A subscriber that falls behind by too many flavors is cut off; it lists again when it comes back.
+A subscriber hears of what its trust domain may see; when the policy on that changes, all streams end, and who comes
+back lists again. What a subscriber has not read yet is kept by flavor, the newest event alone: a flavor that changes
+ten times meanwhile is one event. A subscriber that falls behind by too many flavors is cut off as well.
 """
 
 from __future__ import annotations
@@ -9,15 +10,22 @@ from __future__ import annotations
 import asyncio
 
 from edge_resource_manager.gateway import metrics
+from spire.domain.spiffe_id import TrustDomain
 
 MAX_SUBSCRIBERS = 64
 MAX_PENDING = 8192
 
 
 class Subscription:
-    """One reader's share of the events."""
+    """One reader's share of the events.
 
-    def __init__(self, max_pending: int) -> None:
+    Attributes:
+        viewer: for whom it reads; None where nobody proves anything.
+        is_open: whether anything can come.
+    """
+
+    def __init__(self, viewer: TrustDomain | None, *, max_pending: int) -> None:
+        self.viewer = viewer
         self._max_pending = max_pending
         self._pending: dict[str, bytes] = {}
         self._wake = asyncio.Event()
@@ -66,16 +74,22 @@ class Hub:
     def __len__(self) -> int:
         return len(self._subscriptions)
 
-    def publish(self, flavor_id: str, line: bytes) -> None:
-        """To everybody; `line` ends with a newline."""
-        for subscription in self._subscriptions:
-            subscription.offer(flavor_id, line)
+    @property
+    def viewers(self) -> set[TrustDomain | None]:
+        """For whom anybody reads."""
+        return {subscription.viewer for subscription in self._subscriptions}
 
-    def subscribe(self) -> Subscription | None:
+    def publish(self, flavor_id: str, line: bytes, *, viewer: TrustDomain | None) -> None:
+        """To everybody who reads for `viewer`; `line` ends with a newline."""
+        for subscription in self._subscriptions:
+            if subscription.viewer == viewer:
+                subscription.offer(flavor_id, line)
+
+    def subscribe(self, viewer: TrustDomain | None) -> Subscription | None:
         """A new subscription, or None when there are as many as there may be."""
         if len(self._subscriptions) >= self.max_subscribers:
             return None
-        subscription = Subscription(self.max_pending)
+        subscription = Subscription(viewer, max_pending=self.max_pending)
         self._subscriptions.add(subscription)
         metrics.SUBSCRIBERS.set(len(self._subscriptions))
         return subscription
@@ -86,6 +100,6 @@ class Hub:
         metrics.SUBSCRIBERS.set(len(self._subscriptions))
 
     def close(self) -> None:
-        """End all streams: the process stops."""
+        """End all streams."""
         for subscription in self._subscriptions:
             subscription.close()

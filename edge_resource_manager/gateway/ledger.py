@@ -29,9 +29,14 @@ class Ledger:
             await self._read(records, item, now=now)
             return None
 
-    async def replace(self, records: Records[R], item: R, changed: Mapping[str, Any]) -> R | None:
-        """Replace whole members of the spec, and nothing else of the object."""
+    async def replace(
+        self, records: Records[R], item: R, changed: Mapping[str, Any], *, annotations: Mapping[str, str] | None = None
+    ) -> R | None:
+        """Replace whole members of the spec, and single annotations, and nothing else of the object."""
         patch = [{"op": "add", "path": f"/spec/{key}", "value": value} for key, value in changed.items()]
+        for key, value in (annotations or {}).items():
+            # '/' in a name is '~1' in a JSON pointer (RFC 6901)
+            patch.append({"op": "add", "path": f"/metadata/annotations/{key.replace('/', '~1')}", "value": value})
         try:
             obj = await self._kube.request(
                 "PATCH", _path(item), query={"fieldManager": MANAGER}, body=patch, content_type=JSON_PATCH

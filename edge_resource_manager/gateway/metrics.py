@@ -35,8 +35,16 @@ OBJECTS = Gauge(
     ("kind",),
 )
 SUBSCRIBERS = Gauge("fluidos_edge_gateway_subscribers", "Open event streams.")
+BUYERS_POLICY_BROKEN = Gauge(
+    "fluidos_edge_gateway_buyers_policy_broken",
+    "1 while the ConfigMap fluidos-edge-buyers cannot be read; the policy before it holds, or nobody may do anything.",
+)
+HANDSHAKES_REFUSED = Counter(
+    "fluidos_edge_gateway_handshakes_refused_total",
+    "TLS handshakes that ended without a peer that is known here.",
+)
 CONNECTIONS_CUT = Counter(
     "fluidos_edge_gateway_connections_cut_total",
-    "Connections ended by the gateway, by why (slow_request, slow_reader, too_many).",
+    "Connections ended by the gateway, by why (slow_request, slow_reader, too_many, slow_handshake).",
     ("why",),
 )

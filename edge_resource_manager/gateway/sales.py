@@ -13,15 +13,18 @@ from http import HTTPStatus
 from typing import assert_never
 from weakref import WeakValueDictionary
 
+from crds.annotations import SIGNATURE
 from crds.errors import Retryable
 from crds.models.configuration import SensorConfiguration
 from crds.models.fluidos import IDENTITY_CONFIG_MAP, Contract, NodeIdentity, Transaction
 from edge_resource_manager.domain import reservations
+from edge_resource_manager.domain.buyers import May
 from edge_resource_manager.domain.reservations import (
     AlreadyBought,
     Bought,
     Held,
     NotOffered,
+    NotPermitted,
     PurchaseOutcome,
     Renewed,
     ReservationExpired,
@@ -30,34 +33,46 @@ from edge_resource_manager.domain.reservations import (
     SoldOut,
     UnknownTransaction,
     Wish,
+    belongs_to,
     flavor_id_of,
     is_live,
 )
 from edge_resource_manager.gateway import metrics
 from edge_resource_manager.gateway.egress import EgressGate
 from edge_resource_manager.gateway.ledger import Ledger
+from edge_resource_manager.gateway.notary import Notary
 from edge_resource_manager.gateway.problems import Rejected
 from edge_resource_manager.gateway.store import Store
+from spire.domain.spiffe_id import SpiffeId
 
 ATTEMPTS = 3
 
 
 class Sales:
-    """What buyers may do.
+    """What buyers may do. What is another buyer's does not exist: `buyer` is who asks, None where nobody proves it.
 
     Args:
         store: what is offered and sold.
         ledger: where it is written down.
+        notary: who signs contracts.
         gate: where endpoints may be.
         terms: for how long things are held and sold.
         clock: now, in UTC.
     """
 
     def __init__(
-        self, store: Store, ledger: Ledger, *, gate: EgressGate, terms: SaleTerms, clock: Callable[[], datetime]
+        self,
+        store: Store,
+        ledger: Ledger,
+        *,
+        notary: Notary,
+        gate: EgressGate,
+        terms: SaleTerms,
+        clock: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._ledger = ledger
+        self._notary = notary
         self._gate = gate
         self._terms = terms
         self._clock = clock
@@ -75,6 +90,7 @@ class Sales:
                 outcome = reservations.reserve(
                     wish,
                     offer=self._store.offer(wish.flavor_id),
+                    may=self._may(wish.spiffe_id, wish.flavor_id),
                     book=self._store.book(wish.flavor_id),
                     terms=self._terms,
                     now=self._clock(),
@@ -84,18 +100,19 @@ class Sales:
                     return stored
         raise _too_busy(wish.flavor_id)
 
-    async def purchase(self, transaction_id: str, *, telemetry: str | None) -> Contract:
+    async def purchase(self, transaction_id: str, *, telemetry: str | None, buyer: SpiffeId | None) -> Contract:
         """Turn a reservation into a contract, or find the one that it became.
 
         Args:
             transaction_id: as RESERVE gave it.
             telemetry: REAR's own endpoint field, if sent: it can only repeat what was reserved (and checked).
+            buyer: who asks.
 
         Raises:
-            Rejected: 404, 408, 409 or 503.
+            Rejected: 403, 404, 408, 409 or 503.
             InvalidField: another endpoint than the reserved one.
         """
-        flavor_id = self._flavor_of(transaction_id)
+        flavor_id = self._flavor_of(transaction_id, buyer)
         seller = self._seller()
         async with self.lock(flavor_id):
             for _ in range(ATTEMPTS):
@@ -103,63 +120,79 @@ class Sales:
                     transaction_id,
                     telemetry=telemetry,
                     offer=self._store.offer(flavor_id),
+                    may=self._may(buyer, flavor_id),
                     book=self._store.book(flavor_id),
                     seller=seller,
                     terms=self._terms,
                     now=self._clock(),
                 )
                 metrics.OUTCOMES.labels(type(outcome).__name__).inc()
-                if (stored := await self._store_purchase(outcome)) is not None:
+                if (stored := await self._store_purchase(outcome, buyer=buyer)) is not None:
                     return stored
         raise _too_busy(flavor_id)
 
-    async def release(self, transaction_id: str) -> None:
+    async def release(self, transaction_id: str, *, buyer: SpiffeId | None) -> None:
         """Give a reservation back. A contract that came of it stays.
 
         Raises:
             Rejected: 404.
         """
         transaction = self._store.transactions.get(transaction_id)
-        if transaction is None:
+        if transaction is None or not belongs_to(transaction, buyer):
             raise Rejected(HTTPStatus.NOT_FOUND, f"no transaction {transaction_id}")
         async with self.lock(transaction.spec.flavor_id):
             await self._ledger.remove(self._store.transactions, transaction)
 
-    def contract(self, contract_id: str) -> Contract:
-        """A contract that is in force.
+    def contract(self, contract_id: str, *, buyer: SpiffeId | None) -> Contract:
+        """A contract of this buyer that is in force.
 
         Raises:
             Rejected: 404.
         """
         contract = self._store.contracts.get(contract_id)
-        if contract is None or not is_live(contract, self._clock()):
+        if contract is None or not is_live(contract, self._clock()) or not belongs_to(contract, buyer):
             raise Rejected(HTTPStatus.NOT_FOUND, f"no contract {contract_id}")
         return contract
 
-    async def reconfigure(self, contract_id: str, configuration: SensorConfiguration) -> Contract:
+    def has_bought(self, flavor_id: str, *, buyer: SpiffeId | None) -> bool:
+        """Whether this buyer has a contract in force about a flavor."""
+        now = self._clock()
+        contracts = self._store.book(flavor_id).contracts.values()
+        return any(belongs_to(each, buyer) and is_live(each, now) for each in contracts)
+
+    async def reconfigure(
+        self, contract_id: str, configuration: SensorConfiguration, *, buyer: SpiffeId | None
+    ) -> Contract:
         """Change where and how a contract delivers, and renew it.
 
         Raises:
             Rejected: 403, 404.
         """
         await self._check_endpoints(configuration)
-        async with self.lock(flavor_id_of(self.contract(contract_id))):
-            contract = self.contract(contract_id)
-            spec = reservations.reconfigured(contract, configuration, terms=self._terms, now=self._clock()).dump()
-            changed = ("configuration", "ingressTelemetryEndpoint", "expirationTime")
-            stored = await self._ledger.replace(self._store.contracts, contract, {key: spec[key] for key in changed})
+        flavor_id = flavor_id_of(self.contract(contract_id, buyer=buyer))
+        async with self.lock(flavor_id):
+            contract = self.contract(contract_id, buyer=buyer)
+            # A flavor that is gone is the housekeeper's business: the contract will go with it.
+            if self._store.find(flavor_id) is not None and self._may(buyer, flavor_id) is not May.BUY:
+                raise _not_permitted(flavor_id, buyer)
+            changed = reservations.reconfigured(contract, configuration, terms=self._terms, now=self._clock())
+            stored = await self._replace(
+                contract,
+                self._notary.signed(changed),
+                members=("configuration", "ingressTelemetryEndpoint", "expirationTime"),
+            )
             if stored is None:
                 raise Rejected(HTTPStatus.NOT_FOUND, f"no contract {contract_id}")
             return stored
 
-    async def end(self, contract_id: str) -> None:
+    async def end(self, contract_id: str, *, buyer: SpiffeId | None) -> None:
         """End a contract, and with it the reservation that it came of: the place is free, and nothing revives it.
 
         Raises:
             Rejected: 404.
         """
-        async with self.lock(flavor_id_of(self.contract(contract_id))):
-            contract = self.contract(contract_id)
+        async with self.lock(flavor_id_of(self.contract(contract_id, buyer=buyer))):
+            contract = self.contract(contract_id, buyer=buyer)
             if (transaction := self._store.transactions.get(contract.spec.transaction_id)) is not None:
                 await self._ledger.remove(self._store.transactions, transaction)
             await self._ledger.remove(self._store.contracts, contract)
@@ -168,19 +201,20 @@ class Sales:
         """One decision at a time: whoever changes the book of a flavor holds this."""
         return self._locks.setdefault(flavor_id, asyncio.Lock())
 
+    def _may(self, buyer: SpiffeId | None, flavor_id: str) -> May:
+        return self._store.may(buyer.trust_domain if buyer else None, flavor_id)
+
     def _seller(self) -> NodeIdentity:
         if self._store.identity is None:
             detail = f"this provider has no identity yet (ConfigMap {IDENTITY_CONFIG_MAP})"
             raise Rejected(HTTPStatus.SERVICE_UNAVAILABLE, detail, after=5)
         return self._store.identity
 
-    def _flavor_of(self, transaction_id: str) -> str:
-        transaction = self._store.transactions.get(transaction_id)
-        if transaction is not None:
-            return transaction.spec.flavor_id
+    def _flavor_of(self, transaction_id: str, buyer: SpiffeId | None) -> str:
         contract = self._store.contracts.get(reservations.contract_name(transaction_id))
-        if contract is not None:
-            return flavor_id_of(contract)
+        for item in (self._store.transactions.get(transaction_id), contract):
+            if item is not None and belongs_to(item, buyer):
+                return flavor_id_of(item)
         raise Rejected(HTTPStatus.NOT_FOUND, f"no transaction {transaction_id}")
 
     async def _check_endpoints(self, configuration: SensorConfiguration) -> None:
@@ -209,6 +243,8 @@ class Sales:
                 return reservations.transaction_of(contract)
             case NotOffered():
                 raise Rejected(HTTPStatus.NOT_FOUND, f"no sensor flavor {wish.flavor_id}")
+            case NotPermitted():
+                raise _not_permitted(wish.flavor_id, wish.spiffe_id)
             case SoldOut(limit):
                 raise Rejected(HTTPStatus.CONFLICT, f"flavor {wish.flavor_id} is sold out, it has {limit} place(s)")
             case reservations.Unavailable():
@@ -216,22 +252,44 @@ class Sales:
             case _:
                 assert_never(outcome)
 
-    async def _store_purchase(self, outcome: PurchaseOutcome) -> Contract | None:
+    async def _store_purchase(self, outcome: PurchaseOutcome, *, buyer: SpiffeId | None) -> Contract | None:
         match outcome:
             case Bought(contract):
-                return await self._ledger.create(self._store.contracts, contract, now=self._clock())
+                signed = self._notary.signed(contract)
+                return await self._ledger.create(self._store.contracts, signed, now=self._clock())
             case AlreadyBought(contract):
-                return contract
+                if self._notary.is_current(contract):
+                    return contract
+                return await self._replace(contract, self._notary.signed(contract))
             case UnknownTransaction():
                 raise Rejected(HTTPStatus.NOT_FOUND, "no such transaction")
             case ReservationExpired(at):
                 raise Rejected(HTTPStatus.REQUEST_TIMEOUT, f"the reservation expired at {at}")
             case NotOffered():
                 raise Rejected(HTTPStatus.CONFLICT, "the flavor was withdrawn")
+            case NotPermitted():
+                raise _not_permitted("this flavor", buyer)
             case reservations.Unavailable():
                 raise Rejected(HTTPStatus.CONFLICT, "the flavor is not available")
             case _:
                 assert_never(outcome)
+
+    async def _replace(
+        self, contract: Contract, changed: Contract, *, members: tuple[str, ...] = ()
+    ) -> Contract | None:
+        """Store members of the spec and the signature; None when the contract is gone."""
+        spec, mark = changed.spec.dump(), changed.metadata.annotations.get(SIGNATURE)
+        return await self._ledger.replace(
+            self._store.contracts,
+            contract,
+            {key: spec[key] for key in members},
+            annotations={SIGNATURE: mark} if mark else None,
+        )
+
+
+def _not_permitted(flavor_id: str, buyer: SpiffeId | None) -> Rejected:
+    who = buyer.trust_domain if buyer else "nobody"
+    return Rejected(HTTPStatus.FORBIDDEN, f"{who} may not buy {flavor_id}, by this provider's policy")
 
 
 def _too_busy(flavor_id: str) -> Rejected:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-import structlog
-from aiohttp import web
-
-from crds.errors import Terminal
 from crds.kube.client import CONFIG_MAPS, Kind, Kube
 from crds.kube.process import probes, until_stopped
 from crds.kube.watch import Change, follow
+from crds.models.buyers import BUYERS_CONFIG_MAP
 from crds.models.fluidos import FLUIDOS_NAMESPACE, IDENTITY_CONFIG_MAP, Contract, Flavor, Transaction
 from crds.models.leafdevice import LeafDevice
 from edge_resource_manager.gateway.app import Rear
@@ -24,14 +20,16 @@ from edge_resource_manager.gateway.events import Hub
 from edge_resource_manager.gateway.guard import Guard
 from edge_resource_manager.gateway.housekeeping import PERIOD_SECONDS, Housekeeper
 from edge_resource_manager.gateway.ledger import Ledger
+from edge_resource_manager.gateway.notary import Notary
+from edge_resource_manager.gateway.peers import Peers
+from edge_resource_manager.gateway.permissions import Permissions
 from edge_resource_manager.gateway.sales import Sales
+from edge_resource_manager.gateway.server import serving
 from edge_resource_manager.gateway.settings import GatewaySettings
 from edge_resource_manager.gateway.store import Store
-
-log = structlog.get_logger(__name__)
-
-STOP_SECONDS = 3.0
-IDLE_SECONDS = 75.0
+from spire.domain.authorization import any_known
+from spire.identity import IdentitySource
+from spire.tls import server_context
 
 
 def utc_now() -> datetime:
@@ -45,6 +43,7 @@ class Gateway:
     Args:
         kube: of the cluster.
         settings: flags.
+        identity: of the gateway; None serves plain HTTP to whoever comes.
         clock: now, in UTC.
         tidy_seconds: between two looks for what is over.
 
@@ -57,19 +56,29 @@ class Gateway:
         kube: Kube,
         settings: GatewaySettings,
         *,
+        identity: IdentitySource | None,
         clock: Callable[[], datetime] = utc_now,
         tidy_seconds: float = PERIOD_SECONDS,
     ) -> None:
         self._settings = settings
         self._address = settings.address
+        self._identity = identity
         self.hub = Hub()
-        self.store = Store(self.hub, price=settings.price)
-        self._watches = Watches(kube, self.store)
+        permissions = Permissions(self.hub.close)
+        self.store = Store(self.hub, price=settings.price, may=permissions.may)
+        self._watches = Watches(kube, self.store, permissions)
         self.guard = Guard()
         ledger = Ledger(kube)
-        sales = Sales(self.store, ledger, gate=EgressGate(settings.egress), terms=settings.terms, clock=clock)
+        sales = Sales(
+            self.store,
+            ledger,
+            notary=Notary(identity, clock=clock),
+            gate=EgressGate(settings.egress),
+            terms=settings.terms,
+            clock=clock,
+        )
         self.housekeeper = Housekeeper(kube, self.store, ledger=ledger, sales=sales, clock=clock, period=tidy_seconds)
-        self.rear = Rear(store=self.store, sales=sales, hub=self.hub, ready=self.is_ready)
+        self.rear = Rear(store=self.store, sales=sales, hub=self.hub, peers=Peers(identity), ready=self.is_ready)
         self.app = self.rear.app(self.guard)
 
     def is_ready(self) -> bool:
@@ -82,9 +91,10 @@ class Gateway:
         Raises:
             Terminal: the address cannot be listened on.
         """
+        tls = server_context(self._identity, authorize=any_known()) if self._identity else None
         async with (
             probes(host=self._settings.metrics_host, port=self._settings.metrics_port, ready=self.is_ready),
-            serving(self.app, *self._address) as server,
+            serving(self.app, self._address, tls=tls) as server,
         ):
             await until_stopped(
                 stop, *(work() for work in self._watches.work), self.guard.watch(server), self._keep_house()
@@ -98,7 +108,7 @@ class Gateway:
 class Watches:
     """Everything that the store is fed by, and whether all of it has been listed once."""
 
-    def __init__(self, kube: Kube, store: Store) -> None:
+    def __init__(self, kube: Kube, store: Store, permissions: Permissions) -> None:
         self._kube = kube
         self._synced: list[asyncio.Event] = []
         self.work: list[Callable[[], Coroutine[Any, Any, None]]] = [
@@ -106,12 +116,8 @@ class Watches:
             self._follow(Kind.of(LeafDevice.crd), store.leaf_seen),
             self._follow(Kind.of(Transaction.crd), store.transactions.seen),
             self._follow(Kind.of(Contract.crd), store.contracts.seen),
-            self._follow(
-                CONFIG_MAPS,
-                store.identity_seen,
-                namespace=FLUIDOS_NAMESPACE,
-                query={"fieldSelector": f"metadata.name={IDENTITY_CONFIG_MAP}"},
-            ),
+            self._follow_config_map(IDENTITY_CONFIG_MAP, store.identity_seen),
+            self._follow_config_map(BUYERS_CONFIG_MAP, permissions.seen),
         ]
 
     def are_complete(self) -> bool:
@@ -122,6 +128,12 @@ class Watches:
         """Until it is."""
         for each in self._synced:
             await each.wait()
+
+    def _follow_config_map(
+        self, name: str, changed: Callable[[Change], None]
+    ) -> Callable[[], Coroutine[Any, Any, None]]:
+        selector = {"fieldSelector": f"metadata.name={name}"}
+        return self._follow(CONFIG_MAPS, changed, namespace=FLUIDOS_NAMESPACE, query=selector)
 
     def _follow(
         self,
@@ -134,31 +146,3 @@ class Watches:
         synced = asyncio.Event()
         self._synced.append(synced)
         return partial(follow, self._kube, kind, changed=changed, synced=synced, namespace=namespace, query=query)
-
-
-@contextlib.asynccontextmanager
-async def serving(app: web.Application, host: str, port: int) -> AsyncIterator[web.Server]:
-    """Serve until the context ends, which ends streams at once and gives requests in hand a moment.
-
-    Raises:
-        Terminal: the address cannot be listened on.
-    """
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        keepalive_timeout=IDLE_SECONDS,
-        shutdown_timeout=STOP_SECONDS,
-        # A body that is small on the wire and large in memory is nobody's reservation.
-        auto_decompress=False,
-    )
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, host, port).start()
-        except OSError as error:
-            raise Terminal(f"--listen {host}:{port}: {error.strerror or error}", reason="NoPort") from error
-        log.info("listening", host=host, port=runner.addresses[0][1])
-        assert runner.server is not None  # noqa: S101 - set up two lines ago
-        yield runner.server
-    finally:
-        await runner.cleanup()

@@ -11,11 +11,12 @@ from crds.errors import InvalidField
 from crds.kube.process import EgressSettings
 from crds.models.fluidos import Price
 from edge_resource_manager.domain.reservations import SaleTerms
+from spire.workload import IdentitySettings
 
 Seconds = Annotated[int, Field(ge=1, le=366 * 86400)]
 
 
-class GatewaySettings(EgressSettings):
+class GatewaySettings(EgressSettings, IdentitySettings):
     """`python -m edge_resource_manager.gateway`: offers this cluster's flavors to other clusters and sells them."""
 
     listen: str = Field(default="0.0.0.0:3004", description="host:port of REAR; port 0 takes a free one and logs it")

@@ -6,8 +6,7 @@ from the LeafDevice itself. Every difference that a buyer can see goes to the ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import orjson
@@ -17,14 +16,15 @@ from crds.errors import InvalidField
 from crds.kube.watch import Change, Key, Put
 from crds.models.fluidos import Contract, Flavor, NodeIdentity, Price, Transaction
 from crds.models.leafdevice import LeafDevice
-from crds.typedata import FlavorView, sensor_from_flavor
 from edge_resource_manager.domain import flavors, wire
-from edge_resource_manager.domain.conversion import flavor_to_wire
+from edge_resource_manager.domain.buyers import May
 from edge_resource_manager.domain.identity import parse_identity
 from edge_resource_manager.domain.reservations import Book, Offer, flavor_id_of
 from edge_resource_manager.gateway.events import Hub
+from edge_resource_manager.gateway.offers import Listed, read_flavor
 from edge_resource_manager.gateway.records import Records
-from edge_resource_manager.reasons import LeafCondition
+from edge_resource_manager.reasons import DiscoveryReason, LeafCondition
+from spire.domain.spiffe_id import TrustDomain
 
 log = structlog.get_logger(__name__)
 
@@ -34,29 +34,18 @@ Slot = tuple[int, Key]
 _FLAVOR, _LEAF_DEVICE = 0, 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
-    """A flavor of any type, ready to be filtered and sent. `view` and `offer` are of sensors only."""
-
-    body: dict[str, Any]
-    type_data: dict[str, Any]
-    type: wire.TypeName
-    available: bool
-    leaf: Key | None = None
-    view: FlavorView | None = None
-    offer: Offer | None = None
-
-
 class Store:
     """Flavors, LeafDevices, own identity; transactions and contracts.
 
     Args:
         hub: takes the events.
         price: of flavors that are offered from LeafDevices.
+        may: what a trust domain may do with a flavor.
     """
 
-    def __init__(self, hub: Hub, *, price: Price) -> None:
+    def __init__(self, hub: Hub, *, price: Price, may: Callable[[TrustDomain | None, Listed | None], May]) -> None:
         self._hub = hub
+        self._may = may
         self._price = price
         self._offers: dict[str, dict[Slot, Listed]] = {}
         self._leaves: dict[Key, LeafDevice] = {}
@@ -67,17 +56,25 @@ class Store:
         )
         self.contracts: Records[Contract] = Records(Contract, place=_sold_place)
 
-    def listed(self, *types: wire.TypeName) -> Iterator[Listed]:
-        """What is available of these types, by flavor ID."""
+    def listed(self, *types: wire.TypeName, viewer: TrustDomain | None) -> Iterator[Listed]:
+        """What is available of these types and may be seen, by flavor ID."""
         for flavor_id in sorted(self._offers):
             listed = self.find(flavor_id)
-            if listed is not None and listed.available and listed.type in types:
+            if listed is not None and listed.available and listed.type in types and self.may_see(viewer, listed):
                 yield listed
 
     def find(self, flavor_id: str) -> Listed | None:
         """A flavor, available or not. Of several that have one name, which sensors' never have, always the same."""
         slots = self._offers.get(flavor_id)
         return slots[min(slots)] if slots else None
+
+    def may_see(self, viewer: TrustDomain | None, listed: Listed | None) -> bool:
+        """Whether somebody may know of a flavor; of one that does not exist nobody does."""
+        return self._may(viewer, listed) >= May.SEE
+
+    def may(self, buyer: TrustDomain | None, flavor_id: str) -> May:
+        """What somebody may do with a flavor."""
+        return self._may(buyer, self.find(flavor_id))
 
     def offer(self, flavor_id: str) -> Offer | None:
         """A sensor flavor to be sold."""
@@ -108,7 +105,7 @@ class Store:
         listed = None
         if isinstance(change, Put):
             try:
-                listed = _listed(Flavor.parse(change.obj))
+                listed = read_flavor(Flavor.parse(change.obj))
             except InvalidField as error:
                 log.warning("flavor is not offered", key=change.key, error=str(error))
         self._set(change.key[1], (_FLAVOR, change.key), listed)
@@ -149,7 +146,7 @@ class Store:
             for sensor in leaf.spec.sensors:
                 try:
                     flavor = flavors.flavor_of(leaf, sensor, terms=terms, available=available)
-                    offered[flavor.metadata.name] = _listed(flavor)
+                    offered[flavor.metadata.name] = read_flavor(flavor)
                 except InvalidField as error:
                     log.warning("sensor is not offered", key=key, sensor=sensor.uid, error=str(error))
         slot = (_LEAF_DEVICE, key)
@@ -171,49 +168,29 @@ class Store:
         self._tell(flavor_id, before)
 
     def _tell(self, flavor_id: str, before: Listed | None) -> None:
-        """The event of one difference, if a buyer of sensors can see it."""
+        """The event of one difference, to each of the viewers who can see it."""
         after = self.find(flavor_id)
-        was = before is not None and before.type == "sensor" and before.available
-        if after is not None and after.type == "sensor" and after.available:
-            if not was or before is None or before.body != after.body:
-                self._publish(flavor_id, {"type": "REFRESH", "flavor": self.body(after)})
-        elif was:
-            reason = "device is not available" if after else "flavor is gone"
-            self._publish(flavor_id, wire.Withdraw(flavor_id=flavor_id, reason=reason).dump())
+        for viewer in self._hub.viewers:
+            was = before is not None and before.is_offered and self.may_see(viewer, before)
+            if after is not None and after.is_offered and self.may_see(viewer, after):
+                if not was or before is None or before.body != after.body:
+                    self._publish(flavor_id, {"type": "REFRESH", "flavor": self.body(after)}, viewer=viewer)
+            elif was:
+                reason = "device is not available" if after and not after.available else "flavor is gone"
+                self._publish(flavor_id, wire.Withdraw(flavor_id=flavor_id, reason=reason).dump(), viewer=viewer)
 
-    def _publish(self, flavor_id: str, event: dict[str, Any]) -> None:
-        self._hub.publish(flavor_id, orjson.dumps(event) + b"\n")
-
-
-def _listed(flavor: Flavor) -> Listed:
-    """Raises InvalidField where a sensor's typeData describes none: nobody could judge it."""
-    spec, name, namespace = flavor.spec, flavor.metadata.name, flavor.metadata.namespace or ""
-    kind = spec.flavor_type.type_identifier
-    view = sensor_from_flavor(spec) if kind == "Sensor" else None
-    sent = flavor_to_wire(flavor_id=name, spec=spec, timestamp=flavor.metadata.creation_timestamp or "")
-    return Listed(
-        body=sent.dump(),
-        type_data=spec.flavor_type.type_data,
-        type=sent.type.name,
-        available=spec.availability,
-        leaf=_leaf_of(flavor),
-        view=view,
-        offer=Offer(namespace=namespace, flavor_id=name, spec=spec, max_consumers=view.sensor.max_consumers)
-        if view
-        else None,
-    )
-
-
-def _leaf_of(flavor: Flavor) -> Key | None:
-    for owner in flavor.metadata.owner_references:
-        if owner.kind == LeafDevice.crd.kind:
-            return flavor.metadata.namespace or "", owner.name
-    return None
+    def _publish(self, flavor_id: str, event: dict[str, Any], *, viewer: TrustDomain | None) -> None:
+        self._hub.publish(flavor_id, orjson.dumps(event) + b"\n", viewer=viewer)
 
 
 def _is_refused(leaf: LeafDevice) -> bool:
+    """By the API server, and not because nobody trusts the device."""
     conditions = leaf.status.conditions if leaf.status else ()
-    return any(each.type == LeafCondition.FLAVOR_PUBLISHED and each.status == "False" for each in conditions)
+    return any(
+        (each.type, each.status, each.reason)
+        == (LeafCondition.FLAVOR_PUBLISHED, "False", DiscoveryReason.FLAVOR_REFUSED)
+        for each in conditions
+    )
 
 
 def _sold_place(contract: Contract) -> tuple[str, str] | None:

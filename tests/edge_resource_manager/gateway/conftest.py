@@ -115,9 +115,10 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]], what: str) -> 
 
 
 def flags(kubeconfig: Path, **changed: Any) -> list[str]:
-    """The command line; limit two places a sensor unless it says otherwise itself."""
+    """The command line without an identity; limit two places a sensor unless it says otherwise itself."""
     values = {"kubeconfig": kubeconfig, "listen": f"127.0.0.1:{free_port()}", "max_consumers": 2, **changed}
-    return [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    words = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    return [*words, "--insecure"]
 
 
 @asynccontextmanager
@@ -128,7 +129,7 @@ async def running(cluster: Cluster, *, tidy_seconds: float = 0.1, **changed: Any
     stop = asyncio.Event()
     async with await Kubernetes.connect(kubeconfig=account) as kube, aiohttp.ClientSession() as http:
         assert isinstance(kube, Kubernetes)
-        gateway = Gateway(kube, settings, clock=clock, tidy_seconds=tidy_seconds)
+        gateway = Gateway(kube, settings, identity=None, clock=clock, tidy_seconds=tidy_seconds)
         task = asyncio.create_task(gateway.run(stop))
         try:
             await eventually(lambda: task.done() or gateway.is_ready(), "the gateway is ready")

@@ -102,7 +102,7 @@ async def test_a_reader_that_does_not_read_is_cut_off(provider: Provider, namesp
     line = b"x" * 1_000_000 + b"\n"
 
     async def full() -> bool:
-        hub.publish("flavor", line)  # until every buffer in between is full
+        hub.publish("flavor", line, viewer=None)  # until every buffer in between is full
         return len(hub) == 0
 
     await eventually(full, "cut off")
@@ -127,15 +127,15 @@ async def test_subscribers_beyond_the_limit_are_told_to_come_back(provider: Prov
 async def test_ten_changes_of_one_flavor_are_one_event_and_too_many_flavors_are_the_end() -> None:
     hub = Hub()
     hub.max_pending = 3
-    reader = hub.subscribe()
+    reader = hub.subscribe(None)
     assert reader is not None
     for number in range(10):
-        hub.publish("a", b"%d\n" % number)
-    hub.publish("b", b"b\n")
-    hub.publish("a", b"last\n")
+        hub.publish("a", b"%d\n" % number, viewer=None)
+    hub.publish("b", b"b\n", viewer=None)
+    hub.publish("a", b"last\n", viewer=None)
     assert await reader.take(timeout=1) == b"b\nlast\n"
     for name in ("a", "b", "c", "d"):
-        hub.publish(name, b"x\n")
+        hub.publish(name, b"x\n", viewer=None)
     assert not reader.is_open
     assert await reader.take(timeout=1) == b""
 

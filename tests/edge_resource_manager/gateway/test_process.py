@@ -172,7 +172,10 @@ def test_flags_that_make_no_sense_are_told(tmp_path: Path) -> None:
         "contexts: [{name: x, context: {cluster: x, user: x}}]\n"
         "clusters: [{name: x, cluster: {server: 'http://127.0.0.1:1'}}]\nusers: [{name: x, user: {}}]\n"
     )
-    good = ("--kubeconfig", str(kubeconfig))
+    alone = run("--kubeconfig", str(kubeconfig))
+    assert "--identity-socket" in alone
+    assert "--insecure" in alone
+    good = ("--kubeconfig", str(kubeconfig), "--insecure")
     assert "host:port" in run(*good, "--listen", "3004")
     assert "a CIDR such as" in run(*good, "--egress-refuse", "10.0.0.0/99")
     assert "/nowhere" in run("--kubeconfig", "/nowhere")

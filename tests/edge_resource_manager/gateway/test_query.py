@@ -124,7 +124,7 @@ views = st.builds(
 @settings(max_examples=300)
 @given(needs, limits, views)
 def test_what_a_claim_takes_its_query_finds(need: SensorNeed, limits: Limits, has: FlavorView) -> None:
-    spec = SensorClaimSpec.model_construct(sensor=need, limits=limits, selector=None, endpoints=())
+    spec = SensorClaimSpec.model_construct(sensor=need, limits=limits, selector=None, endpoints=(), minimum_tier="None")
     query = parse_query(to_query(need=need, limits=limits))
     taken = isinstance(judge(Need.of(spec), candidate(has)), Fits)
     assert query.matches(has) or not taken
