@@ -6,7 +6,7 @@ evidence alone: a policy that becomes milder brings none back, the next evidence
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Final, TypeAlias, assert_never
 
@@ -48,9 +48,15 @@ class Granted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withdrawn:
-    """A device proved something that is not accepted."""
+    """A device proved something that is not accepted.
+
+    Attributes:
+        refused: why.
+        last: what was accepted before, where that is not in the status yet.
+    """
 
     refused: Refused
+    last: Granted | None = None
 
 
 Finding: TypeAlias = Granted | Withdrawn
@@ -90,11 +96,13 @@ def standing(
         site: what the site accepts; None while that is not known, which is no reason to withdraw anything.
         now: the time.
     """
+    if trust is not None and _is_of_another(trust, ueid):
+        trust = None
     match finding:
         case Granted():
             trust = trust_of(finding)
-        case Withdrawn():
-            return _untrusted(trust, finding.refused)
+        case Withdrawn(last=last):
+            return _untrusted(trust_of(last) if last is not None else trust, finding.refused)
         case None:
             pass
         case _:
@@ -110,6 +118,17 @@ def standing(
     if refused is not None:
         return _untrusted(trust, refused)
     return Standing(trust=trust, verdict=_verdict(device), until=until)
+
+
+def after(finding: Finding, before: Finding | None) -> Finding:
+    """A finding that comes before the one before it was written: it must not make that be forgotten."""
+    match finding, before:
+        case Withdrawn(), Granted():
+            return replace(finding, last=before)
+        case Withdrawn(), Withdrawn(last=last):
+            return replace(finding, last=last)
+        case _:
+            return finding
 
 
 def duplicate(trust: Trust | None, *, ueid: Ueid, other: str) -> Standing:
@@ -153,7 +172,7 @@ def trust_of(granted: Granted) -> Trust:
 
 def device_of(ueid: Ueid, trust: Trust | None) -> Accepted | None:
     """What a record says was accepted last, whether it still is or not; None where nothing ever was."""
-    if trust is None or trust.firmware is None:
+    if trust is None or trust.firmware is None or _is_of_another(trust, ueid):
         return None
     measurement = bytes.fromhex(trust.firmware.measurement)
     if not trust.application:
@@ -183,6 +202,11 @@ def device_of(ueid: Ueid, trust: Trust | None) -> Accepted | None:
 def changed(before: Trust | None, after: Trust) -> bool:
     """Whether people want to know: not of every renewal."""
     return before is None or _told(before) != _told(after)
+
+
+def _is_of_another(trust: Trust, ueid: Ueid) -> bool:
+    """Whether the status still speaks of a device that this LeafDevice is not any more."""
+    return trust.spiffe_id is not None and f"/device/{ueid}/" not in trust.spiffe_id
 
 
 def _told(trust: Trust) -> tuple[Tier, str, Firmware | None]:

@@ -31,6 +31,8 @@ from spire.domain.standing import (
     Finding,
     Granted,
     Standing,
+    Withdrawn,
+    after,
     changed,
     device_of,
     duplicate,
@@ -109,7 +111,7 @@ class Devices:
     def last(self, ueid: Ueid) -> Accepted | None:
         """What was accepted last of a device, whether it still is or not."""
         match self._findings.get(ueid):
-            case Granted(device=device):
+            case Granted(device=device) | Withdrawn(last=Granted(device=device)):
                 return device
             case _:
                 return device_of(ueid, self._trust(ueid))
@@ -117,7 +119,7 @@ class Devices:
     def attested(self, ueid: Ueid) -> bool:
         """Whether a device is Attested on record."""
         trust = self._trust(ueid)
-        return trust is not None and trust.tier == ATTESTED
+        return trust is not None and trust.tier == ATTESTED and device_of(ueid, trust) is not None
 
     def findings(self, ueid: Ueid) -> int:
         """How many findings there were of a device: two equal answers mean that there was none between them."""
@@ -127,7 +129,7 @@ class Devices:
         """Take in what was found of a device; it is written soon, and after it what is found later."""
         if ueid in self._keys:
             self._found[ueid] += 1
-            self._findings[ueid] = finding
+            self._findings[ueid] = after(finding, self._findings.get(ueid))
             self._queue.add(self._oldest(ueid))
 
     def seen(self, change: Change) -> None:
