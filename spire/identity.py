@@ -5,7 +5,9 @@ Where it comes from (`workload.py`, the issuer's own, a file, a test) and what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import ssl
+from base64 import encodebytes
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -29,6 +31,16 @@ class Svid:
     chain: tuple[bytes, ...]
     key: bytes = field(repr=False)
     expires: datetime
+
+    @property
+    def chain_pem(self) -> str:
+        """The chain in PEM, leaf first."""
+        return certificates_pem(self.chain)
+
+    @property
+    def key_pem(self) -> str:
+        """The key in PEM, without a password."""
+        return f"-----BEGIN PRIVATE KEY-----\n{encodebytes(self.key).decode()}-----END PRIVATE KEY-----\n"
 
     @classmethod
     def parse(cls, chain: Sequence[bytes], *, key: bytes) -> Svid:
@@ -92,3 +104,8 @@ class FixedIdentity:
                 self._callbacks.remove(callback)
 
         return stop
+
+
+def certificates_pem(certificates: Iterable[bytes]) -> str:
+    """Certificates in DER as one PEM text."""
+    return "".join(map(ssl.DER_cert_to_PEM_cert, certificates))

@@ -15,7 +15,6 @@ import os
 import ssl
 import sys
 import weakref
-from base64 import encodebytes
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -92,7 +91,7 @@ def show(context: ssl.SSLContext, svid: Svid) -> None:
     """
     # OpenSSL reads keys from files only; this one is in memory and goes with its descriptor.
     with open(os.memfd_create("svid", os.MFD_CLOEXEC), "wb") as file:
-        file.write(_pem(svid))
+        file.write((svid.chain_pem + svid.key_pem).encode())
         file.flush()
         context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
 
@@ -243,9 +242,3 @@ def _peer_chain(secured: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
     shown = beneath.get_unverified_chain() or ()
     # A server sees one None where a client shows no certificate.
     return [certificate.public_bytes(_ssl.ENCODING_DER) for certificate in shown if certificate is not None]
-
-
-def _pem(svid: Svid) -> bytes:
-    chain = "".join(ssl.DER_cert_to_PEM_cert(certificate) for certificate in svid.chain)
-    key = f"-----BEGIN PRIVATE KEY-----\n{encodebytes(svid.key).decode()}-----END PRIVATE KEY-----\n"
-    return (chain + key).encode()
