@@ -1,0 +1,1 @@
+"""What is outside of the edge agent: brokers and the identity issuer."""

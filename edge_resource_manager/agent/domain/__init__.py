@@ -1,0 +1,1 @@
+"""Decisions of the edge agent: pure; the clock is an argument."""

@@ -1,0 +1,188 @@
+"""Which accounts the broker of a node has, and what each may do: of the node's LeafDevices and their trust alone.
+
+An account is named by the common name of a certificate, and has one role of the same name. Where nothing is said,
+nothing is allowed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+from crds.models.leafdevice import LeafDevice
+from crds.models.trust import Trust
+from edge_resource_manager.agent.domain.trust import is_vouched, proven_until, publisher
+from spire.domain.spiffe_id import SpiffeId
+
+_UEID: Final = re.compile(r"0[123]([0-9a-f]{2}){6,32}")
+_RESERVED: Final = re.compile(r"\$|attest(/|$)|device/0[123]([0-9a-f]{2}){6,32}(/|$)")
+
+
+class Access(StrEnum):
+    """What an account does with a topic, in the words of mosquitto's dynamic-security plug-in."""
+
+    SEND = "publishClientSend"
+    RECEIVE = "publishClientReceive"
+    SUBSCRIBE = "subscribePattern"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Right:
+    """One thing that a role may do, or (it weighs more) may not."""
+
+    access: Access
+    topic: str
+    allow: bool = True
+
+
+Rights = frozenset[Right]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class RefusedTopic:
+    """A topic of a LeafDevice that its publisher gets no right to."""
+
+    device: str
+    topic: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be.
+
+    Attributes:
+        accounts: by name.
+        refused: topics that nobody, or somebody else, may publish on.
+        until: when the first proof ends, and with it an account.
+    """
+
+    accounts: Mapping[str, Rights]
+    refused: tuple[RefusedTopic, ...]
+    until: datetime | None
+
+
+def relay_account(node: str) -> str:
+    """Common name of the node's relay."""
+    return f"relay.{node}"
+
+
+def mapper_account(node: str) -> str:
+    """Common name of what publishes for devices that cannot prove themselves, such as KubeEdge's mappers."""
+    return f"mapper.{node}"
+
+
+def is_ueid(text: str) -> bool:
+    """Whether a text is a UEID as hex: then the account of this name is the agent's to keep."""
+    return _UEID.fullmatch(text) is not None
+
+
+def plan(
+    devices: Iterable[LeafDevice], *, node: str, agent: SpiffeId, distrusted: Mapping[str, Trust], now: datetime
+) -> Plan:
+    """The accounts of a node.
+
+    A topic belongs to one publisher: a device that can prove itself before the mapper, the older object before the
+    newer; whether the owner is trusted at the moment does not matter, or its topic would be free while it is not.
+
+    Args:
+        devices: the LeafDevices of the node.
+        node: its name.
+        agent: who speaks for devices that cannot prove themselves.
+        distrusted: by UEID, what a status says that is known to be wrong and not yet rewritten.
+        now: the time.
+    """
+    mapper = mapper_account(node)
+    accounts: dict[str, set[Right]] = {mapper: set()}
+    owners: dict[str, str] = {}
+    refused: list[RefusedTopic] = []
+    ends: list[datetime] = []
+    for leaf in sorted(devices, key=_precedence):
+        name = publisher(leaf, mapper=mapper)
+        proven = None if is_distrusted(leaf, distrusted) else proven_until(leaf, now=now)
+        if proven is not None:
+            ends.append(proven)
+            if name != mapper:
+                accounts.setdefault(name, set()).update(_own_topics(name))
+        for topic in dict.fromkeys(sensor.access.topic for sensor in leaf.spec.sensors):
+            if _RESERVED.match(topic):
+                refused.append(RefusedTopic(leaf.metadata.name, topic, "it is reserved"))
+            elif owners.setdefault(topic, name) != name:
+                refused.append(RefusedTopic(leaf.metadata.name, topic, f"it is the topic of {owners[topic]}"))
+            elif proven is not None or is_vouched(leaf, by=agent):
+                accounts[name].add(Right(Access.SEND, topic))
+    accounts[relay_account(node)] = {
+        Right(Access.SUBSCRIBE, "#"),
+        Right(Access.RECEIVE, "#"),
+        Right(Access.RECEIVE, "attest/#", allow=False),
+    }
+    return Plan(
+        accounts={name: frozenset(rights) for name, rights in accounts.items()},
+        refused=tuple(sorted(refused)),
+        until=min(ends, default=None),
+    )
+
+
+def is_distrusted(leaf: LeafDevice, distrusted: Mapping[str, Trust]) -> bool:
+    """Whether the status still says what is known to be wrong."""
+    trust = leaf.status.trust if leaf.status else None
+    return trust is not None and distrusted.get(leaf.spec.ueid or "") == trust
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Delete the account; its connection is cut."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Amend:
+    """Give the account other rights; its connection stays."""
+
+    name: str
+    rights: Rights
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Make the account."""
+
+    name: str
+    rights: Rights
+
+
+Step = Withdraw | Amend | Admit
+Held = Mapping[str, Rights | None]
+"""What the broker has, by name; None where it is not in order (a client without its role, disabled, in a group ...)."""
+
+
+def steps(held: Held, wanted: Mapping[str, Rights]) -> list[Step]:
+    """What makes the broker's accounts those wanted, the most urgent first. Accounts of other people stay."""
+    surplus = [name for name in held if name not in wanted and is_ueid(name)]
+    broken = [name for name in held if name in wanted and held[name] is None]
+    changes: list[Step] = [Withdraw(name) for name in sorted([*surplus, *broken])]
+    for name, rights in sorted(wanted.items(), key=lambda item: item[0]):
+        before = held.get(name)
+        if before is None:
+            changes.append(Admit(name, rights))
+        elif before != rights:
+            changes.append(Amend(name, rights))
+    return sorted(changes, key=_urgency)
+
+
+def _urgency(step: Step) -> int:
+    """What takes rights away goes first."""
+    return 0 if isinstance(step, Withdraw) else 1 if isinstance(step, Amend) else 2
+
+
+def _own_topics(ueid: str) -> set[Right]:
+    return {Right(access, f"{root}/{ueid}/#") for access in Access for root in ("attest", "device")}
+
+
+def _precedence(leaf: LeafDevice) -> tuple[bool, str, str]:
+    return leaf.spec.ueid is None, leaf.metadata.creation_timestamp or "", leaf.metadata.uid or ""
