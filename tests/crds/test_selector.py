@@ -10,6 +10,7 @@ from crds.egress import EgressPolicy, host_and_port
 from crds.errors import InvalidField
 from crds.models.leafdevice import Access, Board, Measurement, Sensor
 from crds.selector import Matched, NotMatched, attributes, compile_selector, device
+from crds.typedata import FlavorTrust
 
 HUMIDITY = Sensor(
     uid="u-1",
@@ -39,12 +40,23 @@ def judge(expression: str) -> Matched | NotMatched:
         ('device.attributes["sensor.fluidos.eu"].measuresRelativeHumidity', True),
         ('device.attributes["sensor.fluidos.eu"].accuracyMicrosRelativeHumidity <= 5000', True),
         ('device.attributes["sensor.fluidos.eu"].?samplingMillihertz.orValue(0) == 0', True),
+        ('device.attributes["sensor.fluidos.eu"].trustTier == "None"', True),
+        ('device.attributes["sensor.fluidos.eu"].?spiffeID.orValue("") == ""', True),
         ('device.driver == "sensor.fluidos.eu"', True),
         ('cel.bind(s, device.attributes["sensor.fluidos.eu"], s.latencyMicros > 1 && s.node == "edge-1")', True),
     ],
 )
 def test_expressions_mean_what_they_mean_to_the_scheduler(expression: str, matches: bool) -> None:
     assert isinstance(judge(expression), Matched) is matches
+
+
+def test_a_selector_can_ask_who_a_device_is_and_what_it_runs() -> None:
+    trust = FlavorTrust(tier="Attested", spiffe_id="spiffe://p/device/01/app/wind", application="wind")
+    found = attributes(sensor=HUMIDITY, board=Board(), node="edge-1", cluster="p1", trust=trust)
+    expression = """cel.bind(s, device.attributes["sensor.fluidos.eu"],
+        s.trustTier == "Attested" && s.spiffeID.startsWith("spiffe://p/device/") && s.application == "wind")"""
+    assert compile_selector(expression).match(device(found)) == Matched()
+    assert compile_selector(expression).match(device(FOUND)) != Matched()
 
 
 def test_an_attribute_that_a_device_has_not_declared_refuses_that_device_and_says_so() -> None:

@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from crds.errors import InvalidField
 from crds.models.leafdevice import Measurement
-from crds.models.sensorclaim import Bound
+from crds.models.sensorclaim import Bound, SensorClaimSpec, SensorNeed
+from crds.models.trust import TIERS, Tier
 from edge_resource_manager.domain.matching import Candidate, Fails, Fits, Need, closest, describe, judge
-from tests.edge_resource_manager.claims.samples import candidate, spec
+from tests.edge_resource_manager.claims.samples import ENDPOINT, candidate, spec
 
 HUMIDITY = {"type": "Humidity"}
 numbers = st.integers(0, 100_000)
@@ -81,6 +82,29 @@ def test_a_selector_or_a_unit_that_means_nothing_is_refused_at_once() -> None:
         Need.of(spec(selector="device.attributes["))
     with pytest.raises(InvalidField, match=r"spec\.sensor\.unit"):
         Need.of(spec(sensor={"unit": "furlong"}))
+
+
+@given(asked=st.sampled_from(TIERS), tier=st.none() | st.sampled_from(TIERS), insecure=st.booleans())
+def test_a_device_must_have_proven_as_much_as_is_asked_unless_nobody_could_believe_it(
+    asked: Tier, tier: Tier | None, insecure: bool
+) -> None:
+    outcome = judge(Need.of(spec(sensor=HUMIDITY, minimum_tier=asked), insecure=insecure), candidate(tier=tier))
+    assert isinstance(outcome, Fits) is (insecure or TIERS.index(tier or "None") >= TIERS.index(asked))
+    if isinstance(outcome, Fails):
+        assert [str(miss) for miss in outcome.misses] == [f"trust {tier or 'None'}, asked at least {asked}"]
+
+
+def test_a_claim_that_says_nothing_asks_for_the_word_of_a_gateway() -> None:
+    need = Need.of(SensorClaimSpec.model_validate({"sensor": SensorNeed(type="Humidity"), "endpoints": (ENDPOINT,)}))
+    assert misses(need, candidate(tier="Legacy")) == ["trust Legacy, asked at least GatewayVouched"]
+    assert misses(need, candidate(tier=None)) == ["trust None, asked at least GatewayVouched"]
+    assert misses(need, candidate(tier="GatewayVouched")) == []
+
+
+def test_a_selector_sees_what_a_device_has_proven() -> None:
+    need = Need.of(spec(selector='device.attributes["sensor.fluidos.eu"].application == "wind"'))
+    assert misses(need, candidate(tier="Attested", application="wind")) == []
+    assert len(misses(need, candidate(tier="Attested", application="rain"))) == 1
 
 
 def test_an_unavailable_flavor_fails_and_comes_closest() -> None:
