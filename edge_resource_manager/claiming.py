@@ -93,6 +93,7 @@ class ClaimReconciler:
             clock=clock,
             changed=self._flavor_changed,
             withdrawn=self._flavor_withdrawn,
+            identity=identity,
         )
         self.queue: WorkQueue[Key] = WorkQueue("claims", self.reconcile, workers=settings.workers)
 

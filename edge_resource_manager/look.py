@@ -147,19 +147,14 @@ class Look:
         """End the bindings of a claim that is deleted; those that could not be ended."""
 
         async def end(binding: Binding) -> Binding | None:
-            address = providers.addresses().get(binding.provider, binding.provider_address)
             try:
-                await release(providers.at(address), binding, order, now=clock())
+                await release(providers.of(binding), binding, order, now=clock())
             except (ProviderSilent, ProviderRefused):
                 return binding
             return None
 
         left = await _bounded(partial(end, binding) for binding in bindings)
         return [binding for binding in left if binding is not None]
-
-    def _provider(self, binding: Binding) -> RearProvider:
-        """Where its provider is now; where it was, if it is no longer known."""
-        return self._providers.at(self._providers.addresses().get(binding.provider, binding.provider_address))
 
     async def _stand(self, binding: Binding, listed: Candidate | None) -> Standing:
         name = binding.provider
@@ -170,8 +165,8 @@ class Look:
             return Silent("there is no KnownCluster of that name", lost=lost, known=False)
         if name in self._answers.silent:
             return Silent(self._answers.silent[name], lost=self._providers.is_lost(name))
-        provider = self._provider(binding)
         try:
+            provider = self._providers.of(binding)
             candidate = listed or await self._candidate(provider, binding)
             if candidate is None:
                 return self._ended(binding, "the flavor was withdrawn")
@@ -197,7 +192,7 @@ class Look:
         resumed = candidate.flavor in self._resumed
         which = (candidate.flavor, candidate.provider)
         try:
-            outcome = await buy(self._provider(intent), intent, self._order, resumed=resumed, now=self._clock())
+            outcome = await buy(self._providers.of(intent), intent, self._order, resumed=resumed, now=self._clock())
         except ProviderSilent as error:
             outcome = NotBought(str(error), held=resumed)
         match outcome:
@@ -211,7 +206,9 @@ class Look:
     async def _configure(self, binding: Binding) -> None:
         flavor = binding.flavor
         try:
-            self._bindings[flavor] = await configure(self._provider(binding), binding, self._order, now=self._clock())
+            self._bindings[flavor] = await configure(
+                self._providers.of(binding), binding, self._order, now=self._clock()
+            )
         except NotThere:
             self._standings[flavor] = Ended("the provider does not hold the contract any more")
         except (ProviderRefused, ProviderSilent) as error:
@@ -219,7 +216,7 @@ class Look:
 
     async def _release(self, binding: Binding, why: str) -> None:
         try:
-            await release(self._provider(binding), binding, self._order, now=self._clock())
+            await release(self._providers.of(binding), binding, self._order, now=self._clock())
         except (ProviderRefused, ProviderSilent) as error:
             standing = self._standings.get(binding.flavor)
             if not (isinstance(standing, Silent) and not standing.known):

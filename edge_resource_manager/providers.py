@@ -1,7 +1,8 @@
 """The clusters that a claim can buy from: KnownClusters, asked all at once, each with its own time limit.
 
-A provider is known by its KnownCluster's name. What it lists is never kept: a claim looks again when something changed,
-and each provider's event stream says when.
+A provider is known by its KnownCluster's name, and, where there are identities, by the SPIFFE ID that its gateway
+proves; an annotation of the KnownCluster can say which one that must be. What it lists is never kept: a claim looks
+again when something changed, and each provider's event stream says when.
 """
 
 from __future__ import annotations
@@ -12,23 +13,26 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-import aiohttp
 import structlog
 
+from crds.annotations import SPIFFE_ID
 from crds.conditions import parse_timestamp
 from crds.errors import InvalidField
 from crds.kube.queue import backoff
 from crds.kube.watch import Change, Gone, Key, Put
 from crds.models.fluidos import FLUIDOS_NAMESPACE, KnownCluster
+from crds.models.sensorclaim import Binding
 from edge_resource_manager.adapters.rear_client import (
     Listing,
     ProviderRefused,
     ProviderSilent,
     RearProvider,
-    rear_session,
 )
+from edge_resource_manager.adapters.rear_session import RearSession
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.matching import Candidate
+from spire.domain.spiffe_id import SpiffeId
+from spire.identity import IdentitySource
 
 log = structlog.get_logger(__name__)
 
@@ -51,6 +55,14 @@ class Answers:
     silent: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a provider is, and who it must be if that is said."""
+
+    address: str
+    pin: str = ""
+
+
 @dataclass(slots=True)
 class _Silence:
     """Since when a provider has not answered, when it was last asked, and why."""
@@ -70,6 +82,7 @@ class Providers:
         clock: now, in UTC.
         changed: called when a provider says that a flavor changed, or with None when anything may have.
         withdrawn: called when a provider says that it no longer offers a flavor, and why.
+        identity: the buyer's; None where nobody proves anything.
     """
 
     def __init__(
@@ -81,6 +94,7 @@ class Providers:
         clock: Callable[[], datetime],
         changed: Callable[[str, str | None], None],
         withdrawn: Callable[[str, str, str], None],
+        identity: IdentitySource | None = None,
     ) -> None:
         self._seconds = seconds
         self._grace = grace
@@ -91,11 +105,12 @@ class Providers:
         self._clusters: dict[Key, KnownCluster] = {}
         self._silences: dict[str, _Silence] = {}
         self._wake = asyncio.Event()
-        self._session: aiohttp.ClientSession | None = None
+        self._identity = identity
+        self._session: RearSession | None = None
 
     def seen(self, change: Change) -> bool:
         """A KnownCluster appeared, changed or went; whether that makes a difference to claims."""
-        before = self.addresses()
+        before = self._places()
         match change:
             case Put(key, obj):
                 try:
@@ -105,7 +120,7 @@ class Providers:
                     self._clusters.pop(key, None)
             case Gone(key):
                 self._clusters.pop(key, None)
-        after = self.addresses()
+        after = self._places()
         for name, _ in after.items() - before.items():
             self._silences.pop(name, None)
         if after != before:
@@ -114,23 +129,38 @@ class Providers:
 
     def addresses(self) -> dict[str, str]:
         """Provider to `host:port`, without those whose announcement expired; one made by hand never does."""
+        return {name: place.address for name, place in self._places().items()}
+
+    def _places(self) -> dict[str, _Place]:
         now = self._clock()
-        found: dict[str, str] = {}
+        found: dict[str, _Place] = {}
         for (namespace, name), cluster in sorted(self._clusters.items()):
             end = parse_timestamp(cluster.status.expiration_time) if cluster.status else None
             if (end is None or end > now) and (namespace == FLUIDOS_NAMESPACE or name not in found):
-                found[name] = cluster.spec.address
+                found[name] = _Place(cluster.spec.address, cluster.metadata.annotations.get(SPIFFE_ID, ""))
         return found
 
-    def at(self, address: str) -> RearProvider:
-        """The provider at an address.
+    def of(self, binding: Binding) -> RearProvider:
+        """The provider of a binding, where it is now; where it was, if it is no longer known.
 
         Raises:
-            ProviderSilent: it is none.
+            ProviderSilent: it is to be somebody else than who sold what is bound, or its address is none.
         """
+        place = self._places().get(binding.provider, _Place(binding.provider_address))
+        if self._identity is not None and binding.seller and place.pin not in ("", binding.seller):
+            raise ProviderSilent(f"sold by {binding.seller}, but its KnownCluster names {place.pin[:200]}")
+        return self._at(_Place(place.address, binding.seller or place.pin))
+
+    def _at(self, place: _Place) -> RearProvider:
         if self._session is None:
-            self._session = rear_session()
-        return RearProvider(self._session, address, seconds=self._seconds)
+            self._session = RearSession(self._identity)
+        seller = None
+        if self._identity is not None and place.pin:
+            try:
+                seller = SpiffeId.parse(place.pin)
+            except InvalidField as error:
+                raise ProviderSilent(f"annotation {SPIFFE_ID} of its KnownCluster: {error}") from error
+        return RearProvider(self._session, place.address, seconds=self._seconds, seller=seller)
 
     def is_lost(self, name: str) -> bool:
         """Whether a provider that does not answer has been silent for longer than the grace."""
@@ -140,29 +170,29 @@ class Providers:
 
     async def ask(self, query: Sequence[tuple[str, str]]) -> Answers:
         """Ask all for their sensors: takes as long as the slowest answer, and one time limit when one falls silent."""
-        addresses = self.addresses()
-        answers = await asyncio.gather(*(self._ask(name, address, query) for name, address in addresses.items()))
+        places = self._places()
+        answers = await asyncio.gather(*(self._ask(name, place, query) for name, place in places.items()))
         silent: dict[str, str] = {}
         candidates: list[Candidate] = []
-        for name, answer in zip(addresses, answers, strict=True):
+        for name, answer in zip(places, answers, strict=True):
             if isinstance(answer, str):
                 silent[name] = answer
             else:
                 candidates += answer
-        return Answers(asked=len(addresses), candidates=tuple(candidates), silent=silent)
+        return Answers(asked=len(places), candidates=tuple(candidates), silent=silent)
 
     async def run(self) -> None:
         """Listen to every provider's events until cancelled; closes the connections at the end."""
-        listening: dict[tuple[str, str], asyncio.Task[None]] = {}
+        listening: dict[tuple[str, _Place], asyncio.Task[None]] = {}
         try:
             async with asyncio.TaskGroup() as group:
                 while True:
                     self._wake.clear()
-                    wanted = set(self.addresses().items())
+                    wanted = set(self._places().items())
                     for gone in listening.keys() - wanted:
                         listening.pop(gone).cancel()
-                    for name, address in wanted - listening.keys():
-                        listening[name, address] = group.create_task(self._listen(name, address))
+                    for name, place in wanted - listening.keys():
+                        listening[name, place] = group.create_task(self._listen(name, place))
                     try:
                         async with asyncio.timeout(EXPIRY_CHECK_SECONDS):
                             await self._wake.wait()
@@ -173,7 +203,7 @@ class Providers:
                 await self._session.close()
                 self._session = None
 
-    async def _ask(self, name: str, address: str, query: Sequence[tuple[str, str]]) -> list[Candidate] | str:
+    async def _ask(self, name: str, place: _Place, query: Sequence[tuple[str, str]]) -> list[Candidate] | str:
         """Its candidates, or why there are none to be had."""
         silence, now = self._silences.get(name), self._clock()
         if silence is not None and now - silence.tried < self._retry:
@@ -182,7 +212,7 @@ class Providers:
             silence.tried = now  # one claim waits for its answer, not all
         try:
             async with asyncio.timeout(self._seconds):
-                provider = self.at(address)
+                provider = self._at(place)
                 try:
                     listing = await provider.sensors(query)
                 except ProviderRefused:
@@ -195,7 +225,7 @@ class Providers:
         except TimeoutError:
             return self._fell_silent(name, f"no answer within {self._seconds:g} s")
         self._silences.pop(name, None)
-        return _candidates(listing, provider=name, address=address)
+        return _candidates(listing, provider=name, address=place.address)
 
     def _fell_silent(self, name: str, why: str) -> str:
         now = self._clock()
@@ -203,14 +233,14 @@ class Providers:
         silence.why = why
         return why
 
-    async def _listen(self, name: str, address: str) -> None:
+    async def _listen(self, name: str, place: _Place) -> None:
         """One provider's events, connected again whenever they end."""
         failures = 0
         while True:
             fresh = True
             pause = UNSERVED_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, not a secret
             try:
-                async for event in self.at(address).events():
+                async for event in self._at(place).events():
                     if fresh:
                         # It is there, and whatever happened while nobody listened is unknown.
                         self._silences.pop(name, None)

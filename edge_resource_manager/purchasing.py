@@ -18,7 +18,13 @@ from crds.errors import InvalidField
 from crds.models.base import ObjectMeta
 from crds.models.configuration import ClaimReference, SensorConfiguration
 from crds.models.sensorclaim import Binding, SensorClaimSpec
-from edge_resource_manager.adapters.rear_client import NotThere, ProviderRefused, ProviderSilent, RearProvider
+from edge_resource_manager.adapters.rear_client import (
+    NotSigned,
+    NotThere,
+    ProviderRefused,
+    ProviderSilent,
+    RearProvider,
+)
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.conversion import configuration_to_wire, sensor_configuration
 
@@ -98,12 +104,14 @@ async def buy(
         contract = await provider.purchase(transaction.transaction_id, _purchase(transaction, order))
     except ProviderRefused as error:
         return NotBought(str(error), held=False)
+    except NotSigned as error:
+        return NotBought(str(error), held=not await _ended(provider, error.contract))
     except ProviderSilent as error:
         return NotBought(str(error), held=True)
     if contract.flavor.flavor_id != intent.flavor:
         return NotBought(f"it sold {contract.flavor.flavor_id[:64]} instead", held=True)
     held = _configuration(contract.configuration) or order.configuration
-    return Bought(_signed(intent, contract, digest=digest_of(held), now=now))
+    return Bought(_bound(intent, contract, provider=provider, digest=digest_of(held), now=now))
 
 
 async def configure(provider: RearProvider, binding: Binding, order: Order, *, now: datetime) -> Binding:
@@ -112,10 +120,10 @@ async def configure(provider: RearProvider, binding: Binding, order: Order, *, n
     Raises:
         NotThere: the contract is gone.
         ProviderRefused: the provider will not deliver there.
-        ProviderSilent: try later.
+        ProviderSilent: try later; also when it did not sign what it answered.
     """
     contract = await provider.configure(binding.contract, configuration_to_wire(order.configuration))
-    return _signed(binding, contract, digest=order.digest, now=now)
+    return _bound(binding, contract, provider=provider, digest=order.digest, now=now)
 
 
 async def release(provider: RearProvider, binding: Binding, order: Order | None, *, now: datetime) -> None:
@@ -154,12 +162,22 @@ def _purchase(transaction: wire.Transaction, order: Order) -> wire.PurchaseReque
     return wire.PurchaseRequest(ingress_telemetry_endpoint=wire.TelemetryServer(endpoint=reserved.endpoints[0].url))
 
 
-def _signed(binding: Binding, contract: wire.Contract, *, digest: str, now: datetime) -> Binding:
+async def _ended(provider: RearProvider, contract: wire.Contract) -> bool:
+    """Give back what cannot be accepted; whether that is certain."""
+    try:
+        await provider.end(contract.contract_id)
+    except (ProviderRefused, ProviderSilent):
+        return False
+    return True
+
+
+def _bound(binding: Binding, contract: wire.Contract, *, provider: RearProvider, digest: str, now: datetime) -> Binding:
     end = parse_timestamp(contract.expiration_time or "")
     return binding.model_copy(
         update={
             "contract": contract.contract_id,
             "transaction": contract.transaction_id,
+            "seller": str(provider.seller or ""),
             "configuration_digest": digest,
             "expiration_time": timestamp(end) if end else None,
             "renewal_time": timestamp(now + (end - now) / 2) if end and end > now else None,

@@ -1,13 +1,13 @@
 """REAR as a buyer speaks it: one HTTP client for all providers, none of which is trusted.
 
 Every answer is bounded in time and size before it is parsed, redirects are not followed (a provider must not send us
-elsewhere), and what cannot be read counts as no answer. Errors say whether a retry helps.
+elsewhere), and what cannot be read counts as no answer. Contracts count when who sold them signed them. Errors say
+whether a retry helps.
 Source: fluidos-project/node, REAR gateway; sensors, contracts and events by docs/rear.md.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,11 @@ from pydantic import BaseModel
 from yarl import URL
 
 from crds.errors import InvalidField, Retryable, Terminal
+from edge_resource_manager.adapters.rear_session import RearSession, peer_of_response, told
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.matching import printable
+from spire.domain.errors import Untrusted
+from spire.domain.spiffe_id import SpiffeId
 
 MAX_LIST_BYTES = 8 * 1024 * 1024
 MAX_LINE_BYTES = wire.MAX_BODY_BYTES
@@ -35,6 +38,18 @@ M = TypeVar("M", bound=BaseModel)
 
 class ProviderSilent(Retryable):
     """No usable answer: not reachable, too slow, overloaded, or not REAR what it says."""
+
+
+class NotSigned(ProviderSilent):
+    """An answer with a contract that its seller did not sign as it stands.
+
+    Attributes:
+        contract: what the provider may hold nevertheless.
+    """
+
+    def __init__(self, message: str, *, contract: wire.Contract) -> None:
+        super().__init__(message)
+        self.contract = contract
 
 
 class ProviderRefused(Terminal):
@@ -61,20 +76,25 @@ class RearProvider:
     """One provider over HTTP.
 
     Args:
-        session: without redirects, cookies or decompression, see `rear_session`.
+        session: the buyer's.
         address: `host:port`, as a KnownCluster has it.
         seconds: limit of every request but the event stream.
+        seller: who it has to be; without a name, whoever answers first.
+
+    Attributes:
+        seller: who it is, once it has answered; None where nobody proves anything.
 
     Raises:
         ProviderSilent: the address is none.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, address: str, *, seconds: float) -> None:
+    def __init__(self, session: RearSession, address: str, *, seconds: float, seller: SpiffeId | None = None) -> None:
         parts = _ADDRESS.fullmatch(address)
         if parts is None or not 0 < int(parts["port"]) < 65536:
             raise ProviderSilent(f"address {address[:80]!r} is not host:port")
         self._session = session
-        self._base = f"http://{address}/api/v2"
+        self._base = f"{'https' if session.is_secure else 'http'}://{address}/api/v2"
+        self.seller = seller
         self._seconds = seconds
 
     async def sensors(self, query: Sequence[tuple[str, str]]) -> Listing:
@@ -102,8 +122,12 @@ class RearProvider:
         return await self._ask(wire.Transaction, "POST", "/reservations", body=request)
 
     async def purchase(self, transaction: str, request: wire.PurchaseRequest) -> wire.Contract:
-        """POST /transactions/{transaction}/purchase; again is the same contract."""
-        return await self._ask(wire.Contract, "POST", f"/transactions/{_segment(transaction)}/purchase", body=request)
+        """POST /transactions/{transaction}/purchase; again is the same contract.
+
+        Raises:
+            NotSigned: it is not signed by who sold it, or not as it was sent.
+        """
+        return await self._signed("POST", f"/transactions/{_segment(transaction)}/purchase", body=request)
 
     async def contract(self, contract: str) -> wire.Contract | None:
         """GET /contracts/{contract}."""
@@ -113,10 +137,12 @@ class RearProvider:
             return None
 
     async def configure(self, contract: str, configuration: wire.Configuration) -> wire.Contract:
-        """PUT /contracts/{contract}/configuration."""
-        return await self._ask(
-            wire.Contract, "PUT", f"/contracts/{_segment(contract)}/configuration", body=configuration
-        )
+        """PUT /contracts/{contract}/configuration.
+
+        Raises:
+            NotSigned: as for `purchase`.
+        """
+        return await self._signed("PUT", f"/contracts/{_segment(contract)}/configuration", body=configuration)
 
     async def end(self, contract: str) -> None:
         """DELETE /contracts/{contract}."""
@@ -135,7 +161,10 @@ class RearProvider:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._seconds, sock_read=SILENCE_SECONDS)
         url = URL(f"{self._base}/flavors/sensors/events", encoded=True)
         try:
-            async with self._session.get(url, timeout=timeout, allow_redirects=False) as response:
+            async with self._session.http.get(
+                url, timeout=timeout, allow_redirects=False, ssl=self._session.tls(self.seller)
+            ) as response:
+                self._meet(response)
                 if response.status != 200:
                     raise await _refusal(response)
                 async for line in _lines(response):
@@ -145,7 +174,29 @@ class RearProvider:
         except InvalidField as error:
             raise ProviderSilent(f"unreadable event: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ProviderSilent(f"event stream cut: {_told(error)}") from error
+            raise ProviderSilent(f"event stream cut: {told(error)}") from error
+
+    async def _signed(self, method: str, path: str, *, body: BaseModel) -> wire.Contract:
+        answer = await self._send(method, path, body=body)
+        try:
+            contract = wire.parse(wire.Contract, answer)
+        except InvalidField as error:
+            raise ProviderSilent(f"unreadable answer to {method}: {error}") from error
+        try:
+            signer = self._session.signer(contract.signature or "", wire.loads(answer))
+        except Untrusted as error:
+            raise NotSigned(f"its contract is not accepted: {error}", contract=contract) from error
+        if signer != self.seller:
+            raise NotSigned(f"its contract is signed by {signer}, but sold by {self.seller}", contract=contract)
+        return contract
+
+    def _meet(self, response: aiohttp.ClientResponse) -> None:
+        """From the first answer on it is one and the same seller."""
+        peer = peer_of_response(response)
+        if self.seller is None:
+            self.seller = peer
+        elif self._session.is_secure and peer != self.seller:
+            raise ProviderSilent(f"it is {peer} now, and was {self.seller}")
 
     async def _ask(self, model: type[M], method: str, path: str, *, body: BaseModel | None = None) -> M:
         answer = await self._send(method, path, body=body)
@@ -169,27 +220,23 @@ class RearProvider:
         headers = {"Content-Type": "application/json"} if body else {}
         timeout = aiohttp.ClientTimeout(total=self._seconds)
         try:
-            async with self._session.request(
-                method, url, data=data, headers=headers, timeout=timeout, allow_redirects=False
+            async with self._session.http.request(
+                method,
+                url,
+                data=data,
+                headers=headers,
+                timeout=timeout,
+                allow_redirects=False,
+                ssl=self._session.tls(self.seller),
             ) as response:
+                self._meet(response)
                 if not 200 <= response.status < 300:
                     raise await _refusal(response)
                 return await _bounded(response, limit=limit)
         except TimeoutError as error:
             raise ProviderSilent(f"no answer within {self._seconds:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ProviderSilent(_told(error)) from error
-
-
-def rear_session() -> aiohttp.ClientSession:
-    """A session for many providers: no cookies between them, and bodies are read as they come."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=256, limit_per_host=16, ttl_dns_cache=10),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-        # A few kilobytes must not unfold to gigabytes: who compresses in spite of `identity` is not understood.
-        auto_decompress=False,
-    )
+            raise ProviderSilent(told(error)) from error
 
 
 async def _bounded(response: aiohttp.ClientResponse, *, limit: int) -> bytes:
@@ -228,18 +275,6 @@ async def _refusal(response: aiohttp.ClientResponse) -> ProviderSilent | Provide
     if status == 429 or status >= 500 or status < 400:
         return ProviderSilent(message)
     return (NotThere if status == 404 else ProviderRefused)(message, status=status)
-
-
-def _told(error: Exception) -> str:
-    """The same words for the same trouble: they end up in conditions, which must not change with every try."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its name is not known"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        number = error.os_error.errno
-        return f"cannot connect: {os.strerror(number) if number else type(error.os_error).__name__}"
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "closed the connection"
-    return f"no HTTP answer: {type(error).__name__}"
 
 
 def _segment(name: str) -> str:

@@ -5,7 +5,6 @@ import gzip
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import aiohttp
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -16,8 +15,8 @@ from edge_resource_manager.adapters.rear_client import (
     ProviderRefused,
     ProviderSilent,
     RearProvider,
-    rear_session,
 )
+from edge_resource_manager.adapters.rear_session import RearSession
 from edge_resource_manager.domain import wire
 from tests.edge_resource_manager.claims.rear_simulator import RearSimulator, answers, hang, refuses
 
@@ -43,8 +42,8 @@ async def raw_server(answer: Callable[[], bytes]) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with rear_session() as opened:
+async def session() -> AsyncIterator[RearSession]:
+    async with RearSession() as opened:
         yield opened
 
 
@@ -99,44 +98,38 @@ def test_settings_of_the_body_are_small_enough_to_hold() -> None:
         ),
     )
 )
-async def test_whatever_a_server_sends_only_errors_of_ours_come_out(
-    session: aiohttp.ClientSession, answer: bytes
-) -> None:
+async def test_whatever_a_server_sends_only_errors_of_ours_come_out(session: RearSession, answer: bytes) -> None:
     async with raw_server(lambda: answer) as address:
         await calls(RearProvider(session, address, seconds=0.5))
 
 
-async def test_a_server_that_hangs_is_left_in_time(session: aiohttp.ClientSession, simulator: RearSimulator) -> None:
+async def test_a_server_that_hangs_is_left_in_time(session: RearSession, simulator: RearSimulator) -> None:
     simulator.faults["*"] = hang
     provider = RearProvider(session, simulator.address, seconds=0.05)
     with pytest.raises(ProviderSilent, match=r"no answer within 0\.05 s"):
         await provider.sensors(())
 
 
-async def test_what_is_compressed_is_not_unfolded(session: aiohttp.ClientSession, simulator: RearSimulator) -> None:
+async def test_what_is_compressed_is_not_unfolded(session: RearSession, simulator: RearSimulator) -> None:
     bomb = gzip.compress(b" " * (64 * 1024 * 1024))
     simulator.faults["list"] = answers(200, bomb, **{"Content-Encoding": "gzip"})
     with pytest.raises(ProviderSilent, match="unreadable list"):
         await RearProvider(session, simulator.address, seconds=2).sensors(())
 
 
-async def test_a_line_without_an_end_is_cut(session: aiohttp.ClientSession, simulator: RearSimulator) -> None:
+async def test_a_line_without_an_end_is_cut(session: RearSession, simulator: RearSimulator) -> None:
     simulator.faults["events"] = answers(200, b" " * (2 * MAX_LINE_BYTES))
     with pytest.raises(ProviderSilent, match="an event of more than"):
         await _events(RearProvider(session, simulator.address, seconds=2))
 
 
-async def test_an_event_of_an_unknown_type_is_passed_over(
-    session: aiohttp.ClientSession, simulator: RearSimulator
-) -> None:
+async def test_an_event_of_an_unknown_type_is_passed_over(session: RearSession, simulator: RearSimulator) -> None:
     simulator.faults["events"] = answers(200, b'{"type":"NEWS"}\n\n{"type":"WITHDRAW","flavorID":"f"}\n')
     found = [event async for event in RearProvider(session, simulator.address, seconds=2).events()]
     assert found == [wire.Withdraw(flavor_id="f")]
 
 
-async def test_the_providers_own_words_are_told_and_cut(
-    session: aiohttp.ClientSession, simulator: RearSimulator
-) -> None:
+async def test_the_providers_own_words_are_told_and_cut(session: RearSession, simulator: RearSimulator) -> None:
     simulator.faults["reserve"] = refuses(409, "sold\nout " + "!" * 1000)
     with pytest.raises(ProviderRefused) as caught:
         await RearProvider(session, simulator.address, seconds=2).reserve(WISH)
@@ -145,7 +138,7 @@ async def test_the_providers_own_words_are_told_and_cut(
     assert caught.value.status == 409
 
 
-async def test_what_is_gone_is_none_or_ended(session: aiohttp.ClientSession, simulator: RearSimulator) -> None:
+async def test_what_is_gone_is_none_or_ended(session: RearSession, simulator: RearSimulator) -> None:
     provider = RearProvider(session, simulator.address, seconds=2)
     assert await provider.sensor("f") is None
     assert await provider.contract("../../c?x=%2F") is None
@@ -161,6 +154,6 @@ async def test_what_is_gone_is_none_or_ended(session: aiohttp.ClientSession, sim
     "address",
     ["", "host", "host:0", "host:70000", "user@host:80", "host:80/x", "[::1:80", "http://h:80", "h:80#", "a\n:80"],
 )
-async def test_an_address_that_is_none_is_refused(session: aiohttp.ClientSession, address: str) -> None:
+async def test_an_address_that_is_none_is_refused(session: RearSession, address: str) -> None:
     with pytest.raises(ProviderSilent, match="is not host:port"):
         RearProvider(session, address, seconds=1)
