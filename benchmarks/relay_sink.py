@@ -13,6 +13,10 @@ import time
 import orjson
 import uvloop
 
+from spire.domain.authorization import under
+from spire.identity import FixedIdentity, Identity
+from spire.tls import server_context
+
 
 class Sink(asyncio.Protocol):
     """One connection; HTTP/1.1 with Content-Length, which is what both engines send."""
@@ -63,9 +67,10 @@ class Sink(asyncio.Protocol):
 _SHARES = (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
 
 
-async def main(port: int) -> None:
-    """Serve until killed."""
-    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", port)
+async def main(port: int, identity: Identity | None = None) -> None:
+    """Serve until killed; with an identity relays alone, over mutual TLS."""
+    context = None if identity is None else server_context(FixedIdentity(identity), authorize=under("/relay/"))
+    server = await asyncio.get_running_loop().create_server(Sink, "127.0.0.1", port, ssl=context)
     await server.serve_forever()
 
 

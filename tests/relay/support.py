@@ -43,6 +43,8 @@ class Target:
     port: int = 0
     tls: ssl.SSLContext | None = None
     peers: list[SpiffeId | None] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    """Of the requests, by the clock of the loop."""
 
     @property
     def url(self) -> str:
@@ -55,6 +57,7 @@ class Target:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         self.bodies.append(body)
+        self.times.append(asyncio.get_running_loop().time())
         self.keys.append(request.headers["Idempotency-Key"])
         self.peers.append(peer_of(request.transport))
         answer = self.answers.popleft() if self.answers else self.always

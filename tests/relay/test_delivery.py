@@ -297,6 +297,22 @@ async def test_a_deleted_route_stops_and_leaves_no_position(tmp_path: Path, brok
         await until(lambda: not running.session._subscribed)
 
 
+async def test_a_source_that_goes_takes_its_backlog_with_it_and_no_other(tmp_path: Path, broker: Broker) -> None:
+    async with serving(Target(always=DOWN)) as target, relay(tmp_path / "state", broker.port) as running:
+        both = route(endpoint(target), topics=["lost", "kept"])
+        await serve(running, both)
+        await publish_all(
+            broker.port, [m for n in range(50) for m in numbered([n], "lost") + numbered([n + 100], "kept")]
+        )
+        await until(lambda: target.bodies and running.spool.head == 101)
+        running.apply(table(both.model_copy(update={"sources": both.sources[1:]})))
+        target.always = None
+        await until(lambda: len(target.accepted) >= 50)
+        await publish_all(broker.port, [*numbered([60], "lost"), *numbered([200], "kept")])
+        await until(lambda: 200 in target.ids)
+        assert target.ids == [*range(100, 150), 200]
+
+
 async def test_a_restart_goes_on_where_the_target_had_come_to(tmp_path: Path, broker: Broker) -> None:
     async with serving(Target()) as target:
         async with relay(tmp_path / "state", broker.port) as running:

@@ -21,10 +21,10 @@ from tests.router_manager import samples
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def start(cluster: Cluster, directory: Path) -> Child:
+def start(cluster: Cluster, directory: Path, *flags: str) -> Child:
     kubeconfig = cluster.service_account_kubeconfig("fluidos", "router-manager")
     command: list[str | Path] = [sys.executable, "-m", "router_manager"]
-    command += ["--kubeconfig", kubeconfig, "--identity", "test", "--insecure"]
+    command += ["--kubeconfig", kubeconfig, "--identity", "test", "--insecure", *flags]
     return Child(name="router-manager", command=command, directory=REPOSITORY, logs=directory)
 
 
