@@ -2,6 +2,8 @@
 
 The devices are a JSON array, one entry a sensor:
 `[{"device": "board-1", "sensor": "hts221", "types": ["Humidity"], "topic": "...", "broker": "mqtt://127.0.0.1:1883"}]`.
+With `"broker": "mqtts://..."` and `"identity": {"board": FILE, "image": FILE, "application": "...", "attest": URL,
+"bundle": FILE}` a device proves what it is and what it runs before it publishes (`identity.SimulatedIdentity`).
 Ends after `--messages` of each sensor, or on SIGTERM or Ctrl-C, when the broker has acknowledged what was sent.
 """
 
@@ -20,10 +22,12 @@ import orjson
 
 from crds.errors import EdgeError, InvalidField
 from crds.models.base import validate
+from scripts.simulator.attested import AttestedPublisher
 from scripts.simulator.fleet import Fleet
 from scripts.simulator.publisher import Publisher
 from scripts.simulator.readings import SimulatedSensor, Source
 from scripts.simulator.recordings import Recording, replay, weather
+from scripts.simulator.vouched import VouchedPublisher
 from scripts.testbed.console import say
 
 MAX_SENSORS: Final = 10_000
@@ -40,9 +44,10 @@ def main() -> int:
         sources = [Source(*pair) for pair in zip(sensors, _recordings(options.replay, sensors), strict=True)]
         with ExitStack() as stack:
             log = stack.enter_context(options.acknowledged.open("a")) if options.acknowledged else None
-            publishers = {
-                broker: stack.enter_context(closing(Publisher(broker))) for broker in {s.broker for s in sensors}
-            }
+            connections = _connections(sensors)
+            publishers = {key: _publisher(each, svid=options.svid_dir) for key, each in connections.items()}
+            for publisher in publishers.values():
+                stack.enter_context(closing(publisher)).start()
             fleet = Fleet(sources, publishers, first=options.first, log=log)
             fleet.run(rate=options.rate, messages=options.messages, stop=stop)
     except EdgeError as error:
@@ -50,6 +55,30 @@ def main() -> int:
         return 2
     sys.stdout.buffer.write(orjson.dumps({"sent": fleet.sent, "acknowledged": fleet.acknowledged}) + b"\n")
     return 0 if fleet.acknowledged == fleet.sent else 1
+
+
+def _connections(sensors: Sequence[SimulatedSensor]) -> dict[tuple[str, str], SimulatedSensor]:
+    """One sensor of each connection. A device is one board: what its sensors say of its identity is the same."""
+    connections: dict[tuple[str, str], SimulatedSensor] = {}
+    for index, sensor in enumerate(sensors):
+        first = connections.setdefault(sensor.connection, sensor)
+        if sensor.identity != first.identity:
+            raise InvalidField(
+                field=f"devices[{index}].identity", value=sensor.device, expected="the same for all its sensors"
+            )
+    return connections
+
+
+def _publisher(sensor: SimulatedSensor, *, svid: Path | None) -> Publisher:
+    secured = sensor.broker.startswith("mqtts:")
+    if secured and sensor.identity is not None:
+        return AttestedPublisher(sensor.device, sensor.broker, sensor.identity)
+    if secured and svid is not None:
+        return VouchedPublisher(sensor.broker, svid)
+    if secured or sensor.identity is not None:
+        expected = "mqtts:// with an identity or --svid-dir, mqtt:// without"
+        raise InvalidField(field="broker", value=sensor.broker, expected=expected)
+    return Publisher(sensor.broker)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +92,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replay", type=Path, metavar="FILE.csv", help="own recorded data instead of the weather")
     parser.add_argument(
         "--acknowledged", type=Path, metavar="FILE", help="gets a line `<topic> <id>` for each message taken"
+    )
+    parser.add_argument(
+        "--svid-dir",
+        type=Path,
+        metavar="DIR",
+        help="svid.pem, key.pem and bundle.pem of who publishes for devices without an identity, as a mapper does",
     )
     return parser
 

@@ -21,7 +21,7 @@ class Fleet:
 
     Args:
         sources: the sensors.
-        publishers: by broker, one for each broker that a source names.
+        publishers: one for each connection that a source names.
         first: number of the first message of each device.
         log: gets a line `<topic> <id>` for each message that a broker has acknowledged.
     """
@@ -29,7 +29,7 @@ class Fleet:
     def __init__(
         self,
         sources: Sequence[Source],
-        publishers: Mapping[str, Publisher],
+        publishers: Mapping[tuple[str, str], Publisher],
         *,
         first: int = 0,
         log: TextIO | None = None,
@@ -67,10 +67,10 @@ class Fleet:
         return not stop.wait(max(0.0, until - time.monotonic()))
 
     def _publish(self, source: Source, *, stop: Event) -> None:
-        publisher = self._publishers[source.sensor.broker]
+        publisher = self._publishers[source.sensor.connection]
         while publisher.full:
             self._collect()
-            if stop.wait(POLL_SECONDS):
+            if not publisher.patient or stop.wait(POLL_SECONDS):
                 return
         publisher.publish(source.message(next(self._numbers[source.sensor.device]), now=datetime.now(UTC)))
         self.sent += 1

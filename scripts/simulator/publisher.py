@@ -5,6 +5,7 @@ paho runs in a thread of its own and sends again after a reconnect; here its ack
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections import deque
 from typing import Final
@@ -27,30 +28,41 @@ class Publisher:
     """Publishes to one broker, with at most `WINDOW` messages on the way.
 
     Args:
-        broker: `mqtt://host:port`.
-
-    Raises:
-        Retryable: nobody answers within ten seconds.
+        broker: `mqtt://host:port`, or `mqtts://` with a context.
+        context: shows who publishes.
     """
 
-    def __init__(self, broker: str) -> None:
+    patient = True
+    """Whether readings wait for the broker; those of a device that has no memory for them do not."""
+
+    def __init__(self, broker: str, *, context: ssl.SSLContext | None = None, client_id: str = "") -> None:
         url = urlsplit(broker)
         assert url.hostname and url.port  # noqa: S101, PT018 - the pattern of SimulatedSensor.broker
         self._broker = broker
+        self._address = (url.hostname, url.port)
         self._waiting: dict[int, Message] = {}
         self._answered: deque[int] = deque()
-        self._client = paho.Client(CallbackAPIVersion.VERSION2)
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, client_id=client_id)
+        if context is not None:
+            self._client.tls_set_context(context)
         self._client.max_inflight_messages_set(WINDOW)
         self._client.reconnect_delay_set(min_delay=1, max_delay=5)
         self._client.on_publish = self._on_publish
+
+    def start(self) -> None:
+        """Connect.
+
+        Raises:
+            Retryable: nobody answers within ten seconds.
+        """
         deadline = time.monotonic() + CONNECT_SECONDS
         while True:
             try:
-                self._client.connect(url.hostname, url.port, keepalive=30)
+                self._client.connect(*self._address, keepalive=30)
                 break
             except OSError as error:
                 if time.monotonic() > deadline:
-                    raise Retryable(f"{broker}: {error}") from error
+                    raise Retryable(f"{self._broker}: {error}") from error
                 time.sleep(0.2)
         self._client.loop_start()
 

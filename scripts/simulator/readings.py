@@ -13,6 +13,7 @@ from pydantic import Field
 
 from crds.models.base import Model, Word
 from crds.models.leafdevice import Topic
+from scripts.simulator.identity import SimulatedIdentity
 from scripts.simulator.recordings import Recording, Row
 
 
@@ -21,10 +22,16 @@ class SimulatedSensor(Model):
 
     device: Word
     sensor: Word
-    broker: Annotated[str, Field(max_length=261, pattern=r"^mqtt://[^/:@\s]+:[0-9]{1,5}$")]
+    broker: Annotated[str, Field(max_length=261, pattern=r"^mqtts?://[^/:@\s]+:[0-9]{1,5}$")]
     topic: Topic
     types: Annotated[tuple[Word, ...], Field(min_length=1, max_length=16)]
     station: str = "EWR"
+    identity: SimulatedIdentity | None = None
+
+    @property
+    def connection(self) -> tuple[str, str]:
+        """Which connection it publishes on: its device's, or the one of all that have no identity."""
+        return (self.broker, self.device if self.identity else "")
 
 
 @dataclass(frozen=True, slots=True)

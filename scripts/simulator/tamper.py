@@ -1,0 +1,25 @@
+"""`python -m scripts.simulator.tamper IMAGE`: write code into a device's flash that lies about what it is.
+
+The device starts it, goes on with the SVID that it has, and claims the measurement of the good code in its evidence.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from scripts.simulator.identity import tampered
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.simulator.tamper", description="Tampers with a flash.")
+    parser.add_argument("image", type=Path, help="the device's flash: `identity.image` of its entry")
+    flash: Path = parser.parse_args().image
+    draft = flash.with_name(f".{flash.name}.new")
+    draft.write_bytes(tampered(flash.read_bytes()))
+    draft.replace(flash)
+
+
+if __name__ == "__main__":
+    main()
