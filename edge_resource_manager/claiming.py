@@ -94,6 +94,7 @@ class ClaimReconciler:
             changed=self._flavor_changed,
             withdrawn=self._flavor_withdrawn,
             identity=identity,
+            identity=identity,
         )
         self.queue: WorkQueue[Key] = WorkQueue("claims", self.reconcile, workers=settings.workers)
 
