@@ -17,6 +17,7 @@ from spire.domain.certificates import MAX_CERTIFICATE
 from spire.domain.errors import Malformed, Reason, Untrusted
 from spire.domain.verdict import Legacy
 
+MAX_MEASUREMENT = 64
 _PEM = b"-----BEGIN CERTIFICATE-----"
 
 
@@ -40,6 +41,8 @@ def verify(certificate: bytes, *, roots: Mapping[str, bytes], now: datetime) -> 
     shown = dice_x509.parse(_der(certificate))
     if shown.layer is None:
         raise Untrusted(Reason.CHAIN_BROKEN, "the certificate describes no layer of software")
+    if not 0 < len(shown.layer.measurement) <= MAX_MEASUREMENT:
+        raise Malformed(field="measurement", value=shown.layer.measurement, expected=f"1 to {MAX_MEASUREMENT} bytes")
     for mac, data in roots.items():
         root = dice_x509.parse(_der(data))
         if root.may_certify and root.subject == shown.issuer:
