@@ -23,13 +23,11 @@ from spire.domain import bundle as bundles
 from spire.domain import federation as domain
 from spire.domain.authorization import exactly
 from spire.domain.bundle import MAX_DOCUMENT, Bundle
-from spire.domain.errors import Malformed, Untrusted
 from spire.domain.federation import Configured, Endpoint, Known, Peer
 from spire.domain.spiffe_id import TrustDomain
-from spire.identity import IdentitySource
 from spire.issuer import metrics
 from spire.issuer.store import Changed, Store
-from spire.tls import client_context
+from spire.tls import anonymous_client_context
 
 log = structlog.get_logger(__name__)
 
@@ -37,21 +35,28 @@ FETCH_SECONDS: Final = 20.0
 
 
 async def fetch(
-    endpoint: Endpoint, *, source: IdentitySource, trust_domain: TrustDomain, seconds: float = FETCH_SECONDS
+    endpoint: Endpoint,
+    *,
+    known: Mapping[TrustDomain, tuple[bytes, ...]],
+    trust_domain: TrustDomain,
+    seconds: float = FETCH_SECONDS,
 ) -> Bundle:
-    """Ask a bundle endpoint (profile `https_spiffe`), believing it by the bundles that `source` holds now.
+    """Ask a bundle endpoint (profile `https_spiffe`). We show no SVID: whoever serves it may not know us yet.
 
     Args:
         endpoint: where, and who must answer.
-        source: our identity.
+        known: the roots by which whoever answers is believed.
         trust_domain: whose bundle it is.
         seconds: for everything, however slowly it comes.
 
     Raises:
         Retryable: nobody answers, not in time, or somebody else does.
         Malformed: the answer is no bundle.
+        Terminal: its roots, or those that are known, are of no use to TLS.
     """
-    context = client_context(source, authorize=exactly(endpoint.spiffe_id))
+    authorize = exactly(endpoint.spiffe_id)
+    named = endpoint.spiffe_id.trust_domain
+    context = anonymous_client_context({named: known.get(named, ())}, authorize=authorize)
     try:
         async with (
             aiohttp.ClientSession(
@@ -71,7 +76,10 @@ async def fetch(
     except (aiohttp.ClientError, TimeoutError, OSError, ssl.SSLError) as error:
         cause = error.__cause__ or error
         raise Retryable(f"{endpoint.url}: {type(error).__name__} {cause}") from error
-    return bundles.parse(bytes(document), trust_domain=trust_domain)
+    bundle = bundles.parse(bytes(document), trust_domain=trust_domain)
+    # All of us would fail over a root that OpenSSL cannot read.
+    anonymous_client_context({trust_domain: bundle.roots}, authorize=authorize)
+    return bundle
 
 
 class Federation:
@@ -89,7 +97,6 @@ class Federation:
         self._saving = asyncio.Lock()
         self._peers: dict[TrustDomain, Peer] = {}
         self._callbacks: list[Callable[[], None]] = []
-        self._source: IdentitySource | None = None
         self._queue: WorkQueue[TrustDomain] = WorkQueue("bundles", self._look, workers=8)
         self.shorten: Callable[[timedelta], float] = lambda wanted: wanted.total_seconds() * random.uniform(0.8, 1.0)  # noqa: S311 - jitter, not a secret
 
@@ -121,22 +128,17 @@ class Federation:
         for each in before | self._peers.keys():
             self._queue.add(each)
 
-    async def run(self, source: IdentitySource) -> None:
-        """Ask whom to ask, until cancelled.
-
-        Args:
-            source: our identity, with the bundles of this federation in it.
-        """
-        self._source = source
+    async def run(self) -> None:
+        """Ask whom to ask, until cancelled."""
         await self._queue.run()
 
     async def _look(self, trust_domain: TrustDomain) -> float | None:
         await self._save()
         peer = self._peers.get(trust_domain)
-        if peer is None or peer.endpoint is None or self._source is None:
+        if peer is None or peer.endpoint is None:
             return None
         try:
-            offered = await fetch(peer.endpoint, source=self._source, trust_domain=trust_domain)
+            offered = await fetch(peer.endpoint, known=self.bundles, trust_domain=trust_domain)
             if self._peers.get(trust_domain) != peer:
                 return 0.0
             held = self._known[trust_domain]
@@ -144,7 +146,7 @@ class Federation:
         except Retryable as error:
             self._failed(trust_domain, "failed", error)
             raise
-        except (Malformed, Untrusted) as error:
+        except Terminal as error:
             self._failed(trust_domain, "refused", error)
             return self.shorten(domain.interval(self._known[trust_domain].bundle))
         metrics.BUNDLE_FETCHED.labels(str(trust_domain)).set_to_current_time()
