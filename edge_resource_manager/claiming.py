@@ -94,7 +94,6 @@ class ClaimReconciler:
             changed=self._flavor_changed,
             withdrawn=self._flavor_withdrawn,
             identity=identity,
-            identity=identity,
         )
         self.queue: WorkQueue[Key] = WorkQueue("claims", self.reconcile, workers=settings.workers)
 
