@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 import sys
-from base64 import encodebytes
 from pathlib import Path
 
 import aiohttp
@@ -15,6 +14,7 @@ from scripts.sink.identity import identity_in, read_identity
 from scripts.sink.server import Sink
 from scripts.testbed.processes import Child, accepts, free_port
 from spire.domain.authorization import exactly
+from spire.helper.files import write
 from spire.identity import FixedIdentity, Identity
 from spire.tls import client_context
 from tests.spire.pki import Ca
@@ -23,20 +23,6 @@ PROVIDER, CONSUMER = Ca.of("provider.test"), Ca.of("consumer.test")
 SINK = CONSUMER.identity("/endpoint/default/sink", knows=[PROVIDER])
 READINGS = [{"id": "board-1-7", "device": "board-1", "value": 2.5}]
 ROOT = Path(__file__).parents[2]
-
-
-def write(directory: Path, identity: Identity) -> None:
-    """As the identity helper does it."""
-    directory.mkdir(exist_ok=True)
-    key = f"-----BEGIN PRIVATE KEY-----\n{encodebytes(identity.svid.key).decode()}-----END PRIVATE KEY-----\n"
-    roots = [root for each in identity.bundles.values() for root in each]
-    files = {
-        "svid.pem": "".join(map(ssl.DER_cert_to_PEM_cert, identity.svid.chain)),
-        "key.pem": key,
-        "bundle.pem": "# who is known\n" + "".join(map(ssl.DER_cert_to_PEM_cert, roots)),
-    }
-    for name, text in files.items():
-        (directory / name).write_text(text)
 
 
 def client(identity: Identity, *, sink: Identity = SINK) -> ssl.SSLContext:

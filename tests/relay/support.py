@@ -138,9 +138,15 @@ async def until(condition: Callable[[], object], *, what: str = "condition", lim
 
 @asynccontextmanager
 async def relay(
-    state: Path, port: int, *, sender: Sender | None = None, version: Version = Version.V5, **bounds: Any
+    state: Path,
+    port: int,
+    *,
+    sender: Sender | None = None,
+    version: Version = Version.V5,
+    tls: ssl.SSLContext | None = None,
+    **bounds: Any,
 ) -> AsyncIterator[Relay]:
-    settings = SessionSettings(host="127.0.0.1", port=port, client_id="relay-under-test", version=version)
+    settings = SessionSettings(host="127.0.0.1", port=port, client_id="relay-under-test", version=version, tls=tls)
     sender = sender or HttpSender(LOOPBACK, timeout_seconds=2.0)
     async with Relay(state=state, session=settings, sender=sender, bounds=Bounds(**bounds)) as running:
         yield running
@@ -151,9 +157,9 @@ async def serve(running: Relay, *routes: Route) -> None:
     await until(lambda: running.session.ready, what="subscription")
 
 
-async def publish_all(port: int, messages: Iterable[tuple[str, bytes]]) -> None:
+async def publish_all(port: int, messages: Iterable[tuple[str, bytes]], *, tls: ssl.SSLContext | None = None) -> None:
     """At QoS 1; returns when the broker has acknowledged all."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
     writer.write(connect(version=Version.V311, client_id="", clean_start=True, keep_alive_seconds=0))
     assert await reader.readexactly(4) == b"\x20\x02\x00\x00"
     count = 0

@@ -62,7 +62,7 @@ class Routes:
 
 @asynccontextmanager
 async def world(tmp_path: Path, broker: Broker, cluster: Cluster, namespace: str) -> AsyncIterator[Routes]:
-    process = RelayProcess(tmp_path, broker, kubeconfig=cluster.service_account_kubeconfig("fluidos", "relay"))
+    process = RelayProcess(tmp_path, broker.url, kubeconfig=cluster.service_account_kubeconfig("fluidos", "relay"))
     try:
         async with await Kube.connect(kubeconfig=cluster.kubeconfig) as kube:
             await process.ready()
@@ -145,7 +145,7 @@ async def test_the_relay_goes_on_without_its_api_server(
     tmp_path: Path, broker: Broker, start_cluster: Callable[..., Cluster]
 ) -> None:
     own = start_cluster(controllers=False)
-    process = RelayProcess(tmp_path, broker, kubeconfig=own.service_account_kubeconfig("fluidos", "relay"))
+    process = RelayProcess(tmp_path, broker.url, kubeconfig=own.service_account_kubeconfig("fluidos", "relay"))
     try:
         async with serving(Target()) as target, await Kube.connect(kubeconfig=own.kubeconfig) as kube:
             routes = Routes(own, kube, "default")

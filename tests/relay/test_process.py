@@ -31,7 +31,13 @@ class RelayProcess:
     """`python -m router_manager.relay`, with `url` on the table of a last life and its API server away."""
 
     def __init__(
-        self, directory: Path, broker: Broker, url: str | None = None, *, kubeconfig: Path | None = None
+        self,
+        directory: Path,
+        broker: str,
+        url: str | None = None,
+        *,
+        kubeconfig: Path | None = None,
+        identity: tuple[str, ...] = ("--insecure",),
     ) -> None:
         self.state = directory / "relay"
         self.state.mkdir()
@@ -44,7 +50,7 @@ class RelayProcess:
             (self.state / "table.json").write_text(routes.model_dump_json(by_alias=True))
         flags = {
             "--node": "edge-1",
-            "--broker": broker.url,
+            "--broker": broker,
             "--state-dir": self.state,
             "--kubeconfig": kubeconfig,
             "--metrics-port": self.probes,
@@ -52,7 +58,7 @@ class RelayProcess:
             "--drain-seconds": 10,
         }
         words = [str(word) for pair in flags.items() for word in pair]
-        self._command = [sys.executable, "-m", "router_manager.relay", "--insecure", *words]
+        self._command = [sys.executable, "-m", "router_manager.relay", *identity, *words]
         self.start()
 
     def start(self) -> None:
@@ -80,7 +86,7 @@ async def test_killed_again_and_again_in_mid_flood_it_loses_nothing(tmp_path: Pa
     chance = random.Random(7)  # noqa: S311 - when to kill is no secret
     kills, total = 5, 4000
     async with serving(Target()) as target:
-        process = RelayProcess(tmp_path, broker, target.url)
+        process = RelayProcess(tmp_path, broker.url, target.url)
         try:
             await process.ready()
             flood = asyncio.create_task(publish_all(broker.port, numbered(range(total))))
@@ -100,7 +106,7 @@ async def test_killed_again_and_again_in_mid_flood_it_loses_nothing(tmp_path: Pa
 
 async def test_a_target_that_comes_back_gets_all_that_was_spooled_before_a_kill(tmp_path: Path, broker: Broker) -> None:
     async with serving(Target(always=status(503, Retry_After="0"))) as target:
-        process = RelayProcess(tmp_path, broker, target.url)
+        process = RelayProcess(tmp_path, broker.url, target.url)
         try:
             await process.ready()
             await publish_all(broker.port, numbered(range(300)))
@@ -118,7 +124,7 @@ async def test_a_target_that_comes_back_gets_all_that_was_spooled_before_a_kill(
 
 async def test_sigterm_drains_and_exits_with_0(tmp_path: Path, broker: Broker) -> None:
     async with serving(Target()) as target:
-        process = RelayProcess(tmp_path, broker, target.url)
+        process = RelayProcess(tmp_path, broker.url, target.url)
         try:
             await process.ready()
             await publish_all(broker.port, numbered(range(200)))
@@ -135,7 +141,7 @@ async def test_sigterm_drains_and_exits_with_0(tmp_path: Path, broker: Broker) -
 
 async def test_metrics_tell_what_was_done(tmp_path: Path, broker: Broker) -> None:
     async with serving(Target()) as target:
-        process = RelayProcess(tmp_path, broker, target.url)
+        process = RelayProcess(tmp_path, broker.url, target.url)
         try:
             await process.ready()
             await publish_all(broker.port, numbered(range(10)))

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.broker, pytest.mark.control_plane]
 async def test_a_flavor_that_goes_stops_its_route_at_once_and_no_other(
     tmp_path: Path, broker: Broker, cluster: Cluster, namespace: str
 ) -> None:
-    relay = RelayProcess(tmp_path, broker, kubeconfig=cluster.service_account_kubeconfig("fluidos", "relay"))
+    relay = RelayProcess(tmp_path, broker.url, kubeconfig=cluster.service_account_kubeconfig("fluidos", "relay"))
     try:
         with start(cluster, tmp_path, "--egress-allow", "127.0.0.0/8"):
             async with (
