@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
@@ -92,14 +93,19 @@ class Ca:
         names: Sequence[str] = (),
         common_name: str = "",
         key: Key | None = None,
+        public_key: CertificatePublicKeyTypes | None = None,
         not_before: datetime | None = None,
         not_after: datetime | None = None,
         ca: bool = False,
         key_usage: x509.KeyUsage | None = LEAF_USAGE,
         extended: Sequence[x509.ObjectIdentifier] = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH),
     ) -> Svid:
-        """An SVID; with other arguments than `path` possibly one that must be refused."""
+        """An SVID; with other arguments than `path` possibly one that must be refused.
+
+        With a `public_key` of somebody else the key in it is not the one that belongs to it.
+        """
         key = key or ec.generate_private_key(ec.SECP256R1())
+        subject_key = public_key or key.public_key()
         domain = trust_domain or self.trust_domain
         uris = [f"spiffe://{domain}{path}"] if uris is None else uris
         now = datetime.now(UTC)
@@ -110,11 +116,11 @@ class Ca:
             .subject_name(x509.Name(subject))
             .issuer_name(self.name)
             .serial_number(x509.random_serial_number())
-            .public_key(key.public_key())
+            .public_key(subject_key)
             .not_valid_before(not_before or now - timedelta(seconds=10))
             .not_valid_after(not_after)
             .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(subject_key), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), critical=False)
         )
         if key_usage is not None:
