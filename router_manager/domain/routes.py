@@ -8,6 +8,7 @@ from ipaddress import ip_address
 
 from cryptography import x509
 
+from crds.annotations import BUYER_SPIFFE_ID
 from crds.conditions import Verdict
 from crds.egress import EgressPolicy, host_and_port
 from crds.errors import InvalidField
@@ -24,8 +25,6 @@ from spire.domain.spiffe_id import SpiffeId
 
 CONTRACT_LABEL = "edge.fluidos.eu/contract"
 BUYER_LABEL = "edge.fluidos.eu/buyer"
-BUYER_ID = "edge.fluidos.eu/buyer-spiffe-id"
-"""Annotation of a Contract: who bought, as the gateway saw it proven."""
 MAX_SOURCES = 1024
 
 
@@ -50,13 +49,13 @@ def route_of(contract: Contract, *, insecure: bool) -> DataRoute | NotRouted:
         asked = parse_configuration(configuration.data, field="spec.configuration.data")
     except InvalidField as error:
         return NotRouted(why=str(error))
-    buyer = contract.metadata.annotations.get(BUYER_ID)
+    buyer = contract.metadata.annotations.get(BUYER_SPIFFE_ID)
     try:
         trust_domain = None if buyer is None else SpiffeId.parse(buyer).trust_domain.name
     except InvalidField as error:
-        return NotRouted(why=f"metadata.annotations[{BUYER_ID}]: {error}")
+        return NotRouted(why=f"metadata.annotations[{BUYER_SPIFFE_ID}]: {error}")
     if trust_domain is None and not insecure:
-        return NotRouted(why=f"metadata.annotations[{BUYER_ID}]: the buyer has not proven who it is")
+        return NotRouted(why=f"metadata.annotations[{BUYER_SPIFFE_ID}]: the buyer has not proven who it is")
     flavor = contract.spec.flavor.metadata.get("name")
     if not isinstance(flavor, str) or not flavor:
         return NotRouted(why="spec.flavor.metadata.name: the flavor that was sold has no name")

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from crds.annotations import BUYER_SPIFFE_ID
 from crds.egress import EgressPolicy
 from crds.kube.watch import Gone, Put
 from crds.models.dataroute import DataRoute
@@ -11,7 +12,6 @@ from crds.models.fluidos import Contract, Flavor
 from crds.models.leafdevice import LeafDevice
 from router_manager.catalog import Catalog
 from router_manager.domain.routes import (
-    BUYER_ID,
     NotRouted,
     Offered,
     Resolution,
@@ -61,7 +61,7 @@ def test_a_contract_about_something_else_is_left_alone_in_silence() -> None:
 def bought_by(buyer: str | None) -> Contract:
     raw = stored(samples.contract("contract-1", namespace="ns", flavor=samples.flavor("f1", namespace="ns")))
     if buyer is not None:
-        raw["metadata"]["annotations"] = {BUYER_ID: buyer}
+        raw["metadata"]["annotations"] = {BUYER_SPIFFE_ID: buyer}
     return Contract.parse(raw)
 
 
