@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
-from queue import Empty, Queue
+from queue import Empty, SimpleQueue
+from threading import Event
 from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
@@ -22,6 +24,7 @@ from spire.helper.issuer import Roots
 from spire.tls import anonymous_client_context
 
 LIMIT_SECONDS: Final = 10.0
+HELLOS: Final = 5
 React: TypeAlias = Callable[[bytes], bytes | Answer]
 
 
@@ -73,7 +76,8 @@ def _over_http(host: str, port: int, *, context: ssl.SSLContext, ueid: Ueid, rea
 
 def _over_mqtt(host: str, port: int, *, context: ssl.SSLContext, ueid: Ueid, react: React) -> Answer:
     topic = f"attest/{ueid}"
-    messages: Queue[bytes] = Queue()
+    subscribed = Event()
+    challenges, answers = SimpleQueue[bytes](), SimpleQueue[bytes]()
     # Without a session: an answer to a question of an earlier connection must not be taken for one of this.
     client = paho.Client(CallbackAPIVersion.VERSION2, client_id=str(ueid), clean_session=True)
     client.tls_set_context(context)
@@ -82,21 +86,36 @@ def _over_mqtt(host: str, port: int, *, context: ssl.SSLContext, ueid: Ueid, rea
         client.subscribe([(f"{topic}/challenge", 1), (f"{topic}/svid", 1)])
 
     def on_subscribe(*_: Any) -> None:
-        client.publish(f"{topic}/hello", b"", qos=1)
+        subscribed.set()
+
+    def on_answer(_client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
+        answers.put(bytes(message.payload))
+        challenges.put(bytes(message.payload))  # a refusal may come instead of a challenge
 
     client.on_connect = on_connect
     client.on_subscribe = on_subscribe
-    client.on_message = lambda _client, _data, message: messages.put(bytes(message.payload))
+    client.message_callback_add(f"{topic}/challenge", lambda *given: challenges.put(bytes(given[2].payload)))
+    client.message_callback_add(f"{topic}/svid", on_answer)
     client.connect_timeout = LIMIT_SECONDS
     client.connect(host, port, keepalive=30)
     client.loop_start()
 
+    def challenge() -> bytes:
+        if not subscribed.wait(LIMIT_SECONDS):
+            raise Empty
+        for _ in range(HELLOS):
+            client.publish(f"{topic}/hello", b"", qos=1)
+            # An agent that is just coming back has not heard it.
+            with suppress(Empty):
+                return challenges.get(timeout=LIMIT_SECONDS / HELLOS)
+        raise Empty
+
     def ask(evidence: bytes) -> bytes:
         client.publish(f"{topic}/evidence", evidence, qos=1)
-        return messages.get(timeout=LIMIT_SECONDS)
+        return answers.get(timeout=LIMIT_SECONDS)
 
     try:
-        return _converse(react, first=messages.get(timeout=LIMIT_SECONDS), ask=ask)
+        return _converse(react, first=challenge(), ask=ask)
     finally:
         client.disconnect()
         client.loop_stop()
