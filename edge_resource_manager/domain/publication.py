@@ -14,7 +14,7 @@ from typing import Final, Literal, assert_never
 from crds.conditions import Verdict, parse_timestamp
 from crds.errors import InvalidField
 from crds.models.base import Condition
-from crds.models.leafdevice import LeafDeviceStatus
+from crds.models.leafdevice import LeafDevice, LeafDeviceStatus
 from crds.models.trust import TIERS, Tier, Trust, at_least
 from crds.typedata import FlavorTrust
 from edge_resource_manager.reasons import DiscoveryReason, LeafCondition
@@ -85,24 +85,28 @@ def may_publish(
         return _withheld("Unknown", DiscoveryReason.NOT_ATTESTED, "what its namespace asks is not known yet")
     if isinstance(minimum, InvalidField):
         return _withheld("False", DiscoveryReason.MINIMUM_TIER_INVALID, str(minimum))
-    trust = status.trust or Trust(tier="None")
-    end = parse_timestamp(trust.expiration_time or "")
-    left = None if end is None else (end - now).total_seconds()
-    over = left is not None and left <= 0
-    proven = _told(trust) if _is_of(trust, ueid) and not over else NOTHING
-    if at_least(proven.tier, minimum):
-        return Open(proven, None if over else left)
+    found = proven(status.trust, ueid=ueid, now=now)
+    left = _left(status.trust, now=now)
+    if at_least(found.tier, minimum):
+        return Open(found, left if left is not None and left > 0 else None)
     asked = f"its namespace asks for {minimum}"
-    attested = next((each for each in status.conditions if each.type == ATTESTED and each.status == "False"), None)
-    if proven.tier != "None":
-        why = f" ({attested.reason}: {attested.message})" if attested else ""
-        return _withheld("False", DiscoveryReason.TIER_TOO_LOW, f"{asked}, the device is {proven.tier}{why}")
-    if over and trust.tier != "None":
-        message = f"{asked}, what was proven is over since {trust.expiration_time}"
+    refused = _refused(status)
+    if found.tier != "None":
+        why = f" ({refused.reason}: {refused.message})" if refused else ""
+        return _withheld("False", DiscoveryReason.TIER_TOO_LOW, f"{asked}, the device is {found.tier}{why}")
+    if status.trust is not None and status.trust.tier != "None" and left is not None and left <= 0:
+        message = f"{asked}, what was proven is over since {status.trust.expiration_time}"
         return _withheld("False", DiscoveryReason.EXPIRED, message)
-    if attested is not None:
-        return _withheld("False", attested.reason, f"{asked}: {attested.message}")
+    if refused is not None:
+        return _withheld("False", refused.reason, f"{asked}: {refused.message}")
     return _withheld("Unknown", DiscoveryReason.NOT_ATTESTED, f"{asked}, and nothing is proven of the device yet")
+
+
+def why_withdrawn(leaf: LeafDevice) -> str:
+    """What buyers of a flavor that is gone get to know, if its device lost its trust."""
+    status = leaf.status or LeafDeviceStatus()
+    refused = _refused(status) if status.trust and status.trust.tier == "None" else None
+    return f"device is not trusted ({refused.reason})" if refused else ""
 
 
 def misidentified(error: InvalidField) -> Withheld:
@@ -110,8 +114,11 @@ def misidentified(error: InvalidField) -> Withheld:
     return _withheld("False", DiscoveryReason.INVALID_UEID, str(error))
 
 
-def _told(trust: Trust) -> FlavorTrust:
-    """What buyers get to know."""
+def proven(trust: Trust | None, *, ueid: str | None, now: datetime) -> FlavorTrust:
+    """What buyers get to know: what counts now, of the device that this has to be."""
+    left = _left(trust, now=now)
+    if trust is None or not _is_of(trust, ueid) or (left is not None and left <= 0):
+        return NOTHING
     return FlavorTrust(
         tier=trust.tier,
         spiffe_id=trust.spiffe_id,
@@ -137,6 +144,16 @@ def _is_of(trust: Trust, ueid: str | None) -> bool:
             return ueid is not None and f"/device/{ueid}/" in (trust.spiffe_id or "")
         case _:
             assert_never(trust.tier)
+
+
+def _refused(status: LeafDeviceStatus) -> Condition | None:
+    return next((each for each in status.conditions if each.type == ATTESTED and each.status == "False"), None)
+
+
+def _left(trust: Trust | None, *, now: datetime) -> float | None:
+    """Seconds until it is over, negative after that; None where it has no end."""
+    end = parse_timestamp(trust.expiration_time) if trust and trust.expiration_time else None
+    return None if end is None else (end - now).total_seconds()
 
 
 def _withheld(status: Literal["False", "Unknown"], reason: str, message: str) -> Withheld:

@@ -7,6 +7,7 @@ from the LeafDevice itself. Every difference that a buyer can see goes to the ev
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from crds.models.leafdevice import LeafDevice
 from edge_resource_manager.domain import flavors, wire
 from edge_resource_manager.domain.buyers import May
 from edge_resource_manager.domain.identity import parse_identity
+from edge_resource_manager.domain.publication import proven, why_withdrawn
 from edge_resource_manager.domain.reservations import Book, Offer, flavor_id_of
 from edge_resource_manager.gateway.events import Hub
 from edge_resource_manager.gateway.offers import Listed, read_flavor
@@ -143,9 +145,10 @@ class Store:
         if leaf is not None and self.identity is not None and _is_refused(leaf):
             terms = flavors.Terms(identity=self.identity, price=self._price)
             available = flavors.is_available(leaf)
+            trust = proven(leaf.status.trust if leaf.status else None, ueid=leaf.spec.ueid, now=datetime.now(UTC))
             for sensor in leaf.spec.sensors:
                 try:
-                    flavor = flavors.flavor_of(leaf, sensor, terms=terms, available=available)
+                    flavor = flavors.flavor_of(leaf, sensor, terms=terms, available=available, trust=trust)
                     offered[flavor.metadata.name] = read_flavor(flavor)
                 except InvalidField as error:
                     log.warning("sensor is not offered", key=key, sensor=sensor.uid, error=str(error))
@@ -176,8 +179,14 @@ class Store:
                 if not was or before is None or before.body != after.body:
                     self._publish(flavor_id, {"type": "REFRESH", "flavor": self.body(after)}, viewer=viewer)
             elif was:
-                reason = "device is not available" if after and not after.available else "flavor is gone"
-                self._publish(flavor_id, wire.Withdraw(flavor_id=flavor_id, reason=reason).dump(), viewer=viewer)
+                withdrawn = wire.Withdraw(flavor_id=flavor_id, reason=self._why(before, after))
+                self._publish(flavor_id, withdrawn.dump(), viewer=viewer)
+
+    def _why(self, before: Listed | None, after: Listed | None) -> str:
+        if after is not None and not after.available:
+            return "device is not available"
+        leaf = self._leaves.get(before.leaf) if before and before.leaf else None
+        return (leaf and why_withdrawn(leaf)) or "flavor is gone"
 
     def _publish(self, flavor_id: str, event: dict[str, Any], *, viewer: TrustDomain | None) -> None:
         self._hub.publish(flavor_id, orjson.dumps(event) + b"\n", viewer=viewer)

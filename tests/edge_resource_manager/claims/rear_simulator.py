@@ -88,14 +88,14 @@ class RearSimulator:
             self._publish({"type": "REFRESH", "flavor": self.flavors[flavor]})
         return flavor
 
-    def withdraw(self, flavor: str, *, announce: bool = True) -> None:
+    def withdraw(self, flavor: str, *, announce: bool = True, reason: str = "gone") -> None:
         """Takes a flavor away, and with it everything that was sold of it."""
         del self.flavors[flavor]
         for holder in (self.transactions, self.contracts):
             for name in [name for name, each in holder.items() if each["_flavor"] == flavor]:
                 del holder[name]
         if announce:
-            self._publish({"type": "WITHDRAW", "flavorID": flavor, "reason": "gone"})
+            self._publish({"type": "WITHDRAW", "flavorID": flavor, "reason": reason})
 
     def sold(self) -> list[str]:
         """Flavors of the contracts that are in force."""

@@ -205,3 +205,52 @@ async def test_an_expired_announcement_is_not_asked(site: Site) -> None:
         site.claim()
         await site.until(lambda claim: condition(claim, "Bound")[1] == "NoProviders")
     assert provider.asked == []
+
+
+async def test_a_claim_that_lost_its_device_says_why_until_it_has_another(site: Site) -> None:
+    provider = await site.provider()
+    provider.offer("f1")
+    async with site.reconciler():
+        site.claim()
+        await site.until(is_ready)
+        await eventually(lambda: "events" in provider.asked)
+        provider.withdraw("f1", reason="device is not trusted (MeasurementUnknown)")
+        claim = await site.until(lambda claim: condition(claim, "Bound")[0] == "False")
+        (note,) = await site.told("BindingLost")
+        assert note.endswith("device is not trusted (MeasurementUnknown)")
+        assert f"0 of 1 bound; lost {note}; no flavor of 1 provider fits" in condition(claim, "Ready")[2]
+        site.claim(count=2, **NEED)
+        provider.offer("f2")
+        claim = await site.until(lambda claim: condition(claim, "Bound")[1] == "PartlyBound")
+        assert note in condition(claim, "Bound")[2]
+        provider.offer("f3")
+        claim = await site.until(is_ready)
+        assert "MeasurementUnknown" not in condition(claim, "Bound")[2]
+
+
+async def test_a_binding_follows_what_its_device_proves(site: Site) -> None:
+    def runs(application: str) -> dict[str, str]:
+        return {"trustTier": "Attested", "spiffeID": f"spiffe://p/device/01/app/{application}"}
+
+    provider = await site.provider()
+    provider.offer("f1", additional=runs("wind"))
+    async with site.reconciler():
+        site.claim()
+        before = bindings(await site.until(is_ready))["f1"]
+        assert (before.tier, before.spiffe_id) == ("Attested", "spiffe://p/device/01/app/wind")
+        await eventually(lambda: "events" in provider.asked)
+        provider.offer("f1", additional=runs("rain"))
+        claim = await site.until(
+            lambda claim: (each := bindings(claim).get("f1")) and each.spiffe_id == "spiffe://p/device/01/app/rain"
+        )
+    assert bindings(claim)["f1"].contract == before.contract
+
+
+async def test_on_a_bench_no_trust_is_asked_and_the_claim_says_so(site: Site) -> None:
+    provider = await site.provider()
+    provider.offer("f1")
+    async with site.reconciler():
+        site.claim(**NEED, minimumTier="Attested")
+        claim = await site.until(is_ready)
+    assert condition(claim, "Insecure")[:2] == ("True", "InsecureMode")
+    assert bindings(claim)["f1"].tier == "None"
