@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isfinite
+from math import inf, isfinite
 from typing import Any
 
 import orjson
@@ -11,14 +11,13 @@ import orjson
 from crds.errors import InvalidField
 
 MAX_DEPTH = 64
-MAX_INTEGER = 2**53 - 1
 
 
 def canonical(value: Any) -> bytes:
     """The canonical form of what a JSON parser returned.
 
     Raises:
-        InvalidField: a number that a double does not hold, text with lone surrogates, or nesting that is too deep.
+        InvalidField: a number beyond all doubles, text with lone surrogates, or nesting that is too deep.
     """
     return "".join(_parts(value, depth=0)).encode()
 
@@ -62,11 +61,15 @@ def _text(value: str) -> str:
 
 def _number(value: float) -> str:
     """As ECMAScript writes a double: digits up to 10^21 and down to 10^-6, exponents without padding beyond."""
-    if not isfinite(value) or (isinstance(value, int) and abs(value) > MAX_INTEGER):
-        raise InvalidField(field="(body)", value=value, expected=f"a number that a double holds, to {MAX_INTEGER}")
-    if isinstance(value, int) or (value == int(value) and abs(value) < 1e21):
-        return _integer(value)
-    mantissa, _, exponent = repr(value).partition("e")
+    try:
+        double = float(value)
+    except OverflowError:
+        double = inf
+    if not isfinite(double):
+        raise InvalidField(field="(body)", value=value, expected="a number that a double holds")
+    if double.is_integer() and abs(double) < 1e21:
+        return _integer(double)
+    mantissa, _, exponent = repr(double).partition("e")
     if not exponent:
         return mantissa
     power = int(exponent)
@@ -78,7 +81,7 @@ def _number(value: float) -> str:
 
 def _integer(value: float) -> str:
     """The shortest digits that mean the double, filled with zeros: not all digits of its exact value."""
-    mantissa, _, exponent = repr(float(value)).partition("e")
+    mantissa, _, exponent = repr(value).partition("e")
     whole, _, fraction = mantissa.partition(".")
     fraction = "" if fraction == "0" else fraction
     filled = whole + fraction.ljust(int(exponent), "0") if exponent else whole
