@@ -53,6 +53,9 @@ class EgressGate:
         targets = [
             (endpoint, *host_and_port(endpoint.url, field=f"endpoint {endpoint.name}")) for endpoint in endpoints
         ]
+        for endpoint, *_ in targets:
+            if reason := self._policy.plain_refusal(endpoint.url):
+                return Refusal(endpoint.name, endpoint.url, reason)
         found = await asyncio.gather(*(self._resolve(host, port) for _, host, port in targets))
         for (endpoint, host, _), addresses in zip(targets, found, strict=True):
             if isinstance(addresses, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -73,7 +74,8 @@ class Gateway:
             self.store,
             ledger,
             notary=Notary(identity, clock=clock),
-            gate=EgressGate(settings.egress),
+            # Where nobody proves anything, endpoints need not either.
+            gate=EgressGate(replace(settings.egress, plain_http=True) if identity is None else settings.egress),
             terms=settings.terms,
             clock=clock,
         )
