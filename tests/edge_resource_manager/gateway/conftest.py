@@ -1,9 +1,10 @@
 """A gateway in this process, with a clock that tests set, under the account that it has in a cluster."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from edge_resource_manager.gateway.service import Gateway
 from edge_resource_manager.gateway.settings import GatewaySettings
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import free_port
+from spire.domain.authorization import under
+from spire.identity import IdentitySource
+from spire.tls import client_context
 from tests.edge_resource_manager.gateway import samples
 
 
@@ -65,9 +69,14 @@ class Provider:
     clock: Clock
     http: aiohttp.ClientSession
     url: str
+    tls: ssl.SSLContext | bool = True
+
+    def to(self, buyer: IdentitySource) -> "Provider":
+        """The same gateway, spoken to by somebody."""
+        return replace(self, tls=client_context(buyer, authorize=under("/manager/rear-gateway")))
 
     async def ask(self, method: str, path: str, **arguments: Any) -> Answer:
-        async with self.http.request(method, f"{self.url}{path}", **arguments) as response:
+        async with self.http.request(method, f"{self.url}{path}", ssl=self.tls, **arguments) as response:
             body = await response.read()
             kind = response.content_type
             json = await response.json(content_type=None) if body and kind.endswith("json") else None
@@ -77,6 +86,8 @@ class Provider:
         return await self.ask("GET", path, params=query)
 
     async def reserve(self, flavor_id: str, **changed: Any) -> Answer:
+        if self.url.startswith("https"):
+            changed.setdefault("url", samples.SECURE_TARGET)
         return await self.ask("POST", "/reservations", json=samples.wish(flavor_id, **changed))
 
     async def purchase(self, transaction_id: str, **arguments: Any) -> Answer:
@@ -115,25 +126,29 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]], what: str) -> 
 
 
 def flags(kubeconfig: Path, **changed: Any) -> list[str]:
-    """The command line without an identity; limit two places a sensor unless it says otherwise itself."""
+    """The command line, without an identity; limit two places a sensor unless it says otherwise itself."""
     values = {"kubeconfig": kubeconfig, "listen": f"127.0.0.1:{free_port()}", "max_consumers": 2, **changed}
     words = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     return [*words, "--insecure"]
 
 
 @asynccontextmanager
-async def running(cluster: Cluster, *, tidy_seconds: float = 0.1, **changed: Any) -> AsyncIterator[Provider]:
+async def running(
+    cluster: Cluster, *, tidy_seconds: float = 0.1, identity: IdentitySource | None = None, **changed: Any
+) -> AsyncIterator[Provider]:
+    """A gateway; with an identity `Provider.to` says who asks."""
     account = cluster.service_account_kubeconfig("fluidos", "rear-gateway")
     settings = CliApp.run(GatewaySettings, cli_args=flags(account, **changed))
     clock = Clock()
     stop = asyncio.Event()
     async with await Kubernetes.connect(kubeconfig=account) as kube, aiohttp.ClientSession() as http:
         assert isinstance(kube, Kubernetes)
-        gateway = Gateway(kube, settings, identity=None, clock=clock, tidy_seconds=tidy_seconds)
+        gateway = Gateway(kube, settings, identity=identity, clock=clock, tidy_seconds=tidy_seconds)
         task = asyncio.create_task(gateway.run(stop))
         try:
             await eventually(lambda: task.done() or gateway.is_ready(), "the gateway is ready")
-            yield Provider(cluster, kube, gateway, clock, http, f"http://{settings.listen}/api/v2")
+            scheme = "https" if identity else "http"
+            yield Provider(cluster, kube, gateway, clock, http, f"{scheme}://{settings.listen}/api/v2")
         finally:
             stop.set()
             await asyncio.wait_for(task, 10)

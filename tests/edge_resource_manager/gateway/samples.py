@@ -11,6 +11,7 @@ IDENTITY = {
 }
 OWNER = {"domain": "fluidos.eu", "nodeID": NODE_ID, "ip": "127.0.0.1:3004"}
 TARGET = "http://192.0.2.7:4487/telegraf"
+SECURE_TARGET = "https://192.0.2.7:4487/telegraf"
 
 
 def characteristics(
