@@ -7,10 +7,10 @@ thread for each try, tries are repeated with a growing pause, and what it reads 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -57,7 +57,7 @@ class IdentitySettings(ProcessSettings):
         return f"unix:{path}"
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def identity_of(settings: IdentitySettings) -> AsyncIterator[IdentitySource | None]:
     """The identity of this process while the context is open; None when it shall have none (`--insecure`).
 
@@ -91,6 +91,7 @@ class _Stream:
         self._socket = socket
         self._source: asyncio.Future[FixedIdentity] = asyncio.get_running_loop().create_future()
         self._problem = "no answer"
+        self._told: tuple[bool, str] | None = None
 
     async def first(self, *, within: float) -> IdentitySource:
         """The source, as soon as it has an identity."""
@@ -126,14 +127,14 @@ class _Stream:
 
         try:
             client = WorkloadApiClient(self._socket)
-        except PySpiffeError as error:
+        except (PySpiffeError, OSError, RuntimeError) as error:
             return str(error)
-        watch = client.stream_x509_contexts(on_success, on_error, retry_connect=False)
-        try:
-            return await broken
-        finally:
-            watch.cancel()
-            client.close()
+        with contextlib.closing(client):
+            watch = client.stream_x509_contexts(on_success, on_error, retry_connect=False)
+            try:
+                return await broken
+            finally:
+                watch.cancel()
 
     def _take(self, context: X509Context) -> None:
         try:
@@ -143,6 +144,7 @@ class _Stream:
             _log.error("identity refused", socket=self._socket, error=str(error))
             self._problem = str(error)
             return
+        self._told = None
         _log.info("identity", spiffe_id=str(identity.svid.spiffe_id), expires=identity.svid.expires.isoformat())
         if self._source.done():
             self._source.result().replace(identity)
@@ -150,10 +152,13 @@ class _Stream:
             self._source.set_result(FixedIdentity(identity))
 
     def _tell(self) -> None:
+        """Log what is wrong, once for each thing that is."""
         expires = self._source.result().current.svid.expires if self._source.done() else None
         expired = expires is not None and expires <= datetime.now(UTC)
-        log = _log.error if expired else _log.warning
-        log("Workload API lost", socket=self._socket, problem=self._problem, identity_expired=expired)
+        if (expired, self._problem) != self._told:
+            self._told = (expired, self._problem)
+            log = _log.error if expired else _log.warning
+            log("no Workload API", socket=self._socket, problem=self._problem, identity_expired=expired)
 
 
 def _hand_over(loop: asyncio.AbstractEventLoop, function: Callable[..., None], *arguments: object) -> None:
