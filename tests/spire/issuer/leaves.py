@@ -14,32 +14,21 @@ from scripts.testbed.api import ApiError
 from scripts.testbed.cluster import Cluster
 
 KIND = Kind.of(LeafDevice.crd)
-ACCOUNTS = ("identity-issuer", "edge-agent")
 _numbers = itertools.count()
 
 
 def grant(cluster: Cluster) -> None:
-    """The accounts with what they need here, whatever deploy/rbac gives them."""
-    rules = [
-        {"apiGroups": ["edge.fluidos.eu"], "resources": ["leafdevices"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": ["edge.fluidos.eu"], "resources": ["leafdevices/status"], "verbs": ["patch"]},
-        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch"]},
-        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
-    ]
-    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "test:trust"}}
-    subjects = [{"kind": "ServiceAccount", "name": name, "namespace": "fluidos"} for name in ACCOUNTS]
+    """The issuer may read its policy in namespaces of tests too; all its other rights are those of deploy/rbac."""
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "test:policy"}}
+    subject = {"kind": "ServiceAccount", "name": "identity-issuer", "namespace": "fluidos"}
     cluster.apply(
         [
-            *(
-                {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name, "namespace": "fluidos"}}
-                for name in ACCOUNTS
-            ),
-            {**role, "rules": rules},
+            {**role, "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["list", "watch"]}]},
             {
                 **role,
                 "kind": "ClusterRoleBinding",
-                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test:trust"},
-                "subjects": subjects,
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test:policy"},
+                "subjects": [subject],
             },
         ]
     )

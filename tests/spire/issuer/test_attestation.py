@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import aiohttp
 import cbor2
 import pytest
 from cryptography import x509
@@ -136,6 +138,18 @@ async def test_a_challenge_is_for_the_device_that_it_was_given_to(issuer: Issuer
     for evidence in (foreign, invented):
         answer = await issuer.show(thing.ueid, evidence, device.csr())
         assert (answer.status, answer.reason) == (403, "NonceRefused")
+
+
+async def test_an_answer_comes_from_where_the_challenge_went(issuer: Issuer) -> None:
+    thing = issuer.thing()
+    await issuer.known(thing)
+    device = thing.boot()
+    evidence = device.evidence(nonce=await issuer.challenge(thing.ueid))
+    elsewhere = aiohttp.ClientSession(connector=aiohttp.TCPConnector(local_addr=("127.0.0.2", 0)))
+    async with elsewhere as http:
+        answer = await replace(issuer, http=http).show(thing.ueid, evidence, device.csr())
+        assert (answer.status, answer.reason) == (403, "NonceRefused")
+    assert (await issuer.show(thing.ueid, evidence, device.csr())).status == 200
 
 
 async def test_nobody_is_attested_by_the_evidence_of_another(issuer: Issuer) -> None:

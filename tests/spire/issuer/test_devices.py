@@ -28,10 +28,7 @@ from tests.spire.issuer.attesting import (
     write_policy,
 )
 from tests.spire.issuer.leaves import KIND, Leaves, connect, grant, until
-from tests.spire.test_nubificus import MAC, ROOT, SHOWN
-
-LEGACY = LegacyDevice(mac=MAC, root=ROOT.public_bytes(Encoding.PEM).decode())
-LEGACY_UEID = "02" + MAC.replace(":", "")
+from tests.spire.test_nubificus import legacy
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +49,16 @@ async def issuer(kube: Kube, leaves: Leaves, tmp_path: Path) -> AsyncIterator[Is
     async with issuing(kube, leaves, tmp_path) as made:
         await until(lambda: made.policies.current is not None, lambda: "no policy")
         yield made
+
+
+class Old:
+    """A device of the older dialect. Each test has its own: the LeafDevice of one may outlive it for a while."""
+
+    def __init__(self, mac: str) -> None:
+        root, shown = legacy(mac)
+        self.ueid = "02" + mac.replace(":", "")
+        self.shown = shown.public_bytes(Encoding.DER)
+        self.accepted = LegacyDevice(mac=mac, root=root.public_bytes(Encoding.PEM).decode())
 
 
 def version(leaves: Leaves, thing: Thing) -> str:
@@ -217,13 +224,13 @@ async def test_a_device_whose_leaf_is_gone_is_not_expected(issuer: Issuer) -> No
 
 
 async def test_an_older_certificate_is_legacy_where_the_policy_accepts_it(issuer: Issuer) -> None:
-    leaf = issuer.leaves.add(LEGACY_UEID)
+    old = Old("f0:f5:bd:00:c2:88")
+    leaf = issuer.leaves.add(old.ueid)
     await issuer.leaves.eventually(leaf, "None", "NeverAttested")
-    shown = SHOWN.public_bytes(Encoding.DER)
-    answer = await issuer.show(LEGACY_UEID, shown, b"")
+    answer = await issuer.show(old.ueid, old.shown, b"")
     assert (answer.status, answer.reason) == (403, "LegacyRefused")
-    await issuer.in_force(changed(POLICY, legacy=(LEGACY,)))
-    answer = await issuer.show(LEGACY_UEID, shown, b"")
+    await issuer.in_force(changed(POLICY, legacy=(old.accepted,)))
+    answer = await issuer.show(old.ueid, old.shown, b"")
     assert answer.status == 200
     assert answer.body["tier"] == "Legacy"
     assert "chain" not in answer.body
@@ -234,18 +241,19 @@ async def test_an_older_certificate_is_legacy_where_the_policy_accepts_it(issuer
 
 
 async def test_an_older_certificate_undoes_no_proof(issuer: Issuer) -> None:
+    old = Old("f0:f5:bd:00:c2:89")
     await issuer.in_force(
         changed(
             POLICY,
-            legacy=(LEGACY,),
+            legacy=(old.accepted,),
             manufacturers=(POLICY.manufacturers[0].model_copy(update={"names_devices": True}),),
         )
     )
-    board = ACME.board(bytes(range(32)), ueid=Ueid(bytes.fromhex(LEGACY_UEID)))
-    thing = Thing(board, issuer.leaves.add(LEGACY_UEID))
+    board = ACME.board(bytes(range(32)), ueid=Ueid(bytes.fromhex(old.ueid)))
+    thing = Thing(board, issuer.leaves.add(old.ueid))
     await issuer.known(thing)
     assert (await issuer.attest(thing)).status == 200
     await issuer.stands(thing, "Attested", "Attested")
-    answer = await issuer.show(LEGACY_UEID, SHOWN.public_bytes(Encoding.DER), b"")
+    answer = await issuer.show(old.ueid, old.shown, b"")
     assert (answer.status, answer.reason) == (403, "LegacyRefused")
     assert issuer.leaves.stands(thing.leaf) == ("Attested", "Attested")

@@ -12,7 +12,7 @@ import pytest
 
 from crds.kube.client import Kube, Refused
 from scripts.testbed.cluster import Cluster
-from tests.spire.issuer.leaves import Leaves, connect, grant
+from tests.spire.issuer.leaves import Leaves, connect
 
 NODE, OTHER = "edge-of-trust", "edge-of-others"
 UEID = "01" + "ab" * 16
@@ -52,7 +52,6 @@ class Writers:
 
 @pytest.fixture(scope="module")
 async def kubes(cluster: Cluster) -> AsyncIterator[dict[str, Kube]]:
-    grant(cluster)
     for node in (NODE, OTHER):
         cluster.add_node(node)
     async with AsyncExitStack() as stack:
