@@ -17,6 +17,7 @@ from crds.models.fluidos import KnownCluster
 from crds.models.sensorclaim import Binding, SensorClaim
 from edge_resource_manager.claiming import ClaimReconciler, ClaimSettings
 from scripts.testbed.cluster import Cluster
+from spire.identity import IdentitySource
 from tests.edge_resource_manager.claims.rear_simulator import RearSimulator
 from tests.edge_resource_manager.claims.samples import ENDPOINT
 
@@ -88,10 +89,15 @@ class Site:
 
     @asynccontextmanager
     async def reconciler(
-        self, *, settings: ClaimSettings = QUICK, kube: Kube | None = None, identity: bool = True
+        self,
+        *,
+        settings: ClaimSettings = QUICK,
+        kube: Kube | None = None,
+        identity: bool = True,
+        svid: IdentitySource | None = None,
     ) -> AsyncIterator[ClaimReconciler]:
         """Claims at work until the end of the block, which ends them as a SIGKILL would: nothing is tidied up."""
-        claims = ClaimReconciler(kube or self.manager, settings, lambda: datetime.now(UTC), identity=None)
+        claims = ClaimReconciler(kube or self.manager, settings, lambda: datetime.now(UTC), identity=svid)
         if identity:
             claims.identity_seen(Put(("fluidos", "fluidos-node-identity"), IDENTITY))
         followed: dict[type[Resource], Callable[[Change], None]] = {
