@@ -30,11 +30,14 @@ class BrokerTls:
     """What makes a broker one with identities.
 
     Attributes:
-        directory: Has `svid.pem`, `key.pem` and `own.pem` (the roots of the own trust domain alone).
+        data: Folder with `svid.pem`, `key.pem` and `own.pem` (the roots of the own trust domain alone), as the workload
+            helper writes them; gets `mosquitto.pid`, for its SIGHUP.
+        onboarding: The same for the process that strangers speak to: the helper tells one process a folder.
         node: Name of its Node: `agent.<node>` is the account that keeps all others.
     """
 
-    directory: Path
+    data: Path
+    onboarding: Path
     node: str
 
 
@@ -146,23 +149,23 @@ class Broker:
         return self._directory / f"{name}.conf"
 
     def _configure(self, tls: BrokerTls, *, user: str, autosave_changes: int) -> None:
-        places = {
-            "user mosquitto": f"user {user}",
-            "/run/fluidos-edge/broker/": f"{tls.directory}/",
-        }
         first, second = self._ports[ONBOARDING]
         data = {
+            "user mosquitto": f"user {user}",
+            "/run/fluidos-edge/broker/": f"{tls.data}/",
             "listener 8883": f"listener {self.port} 127.0.0.1",
             STATE: f"{self._directory}/",
             "autosave_interval 1": f"autosave_interval {autosave_changes}",
         }
         onboarding = {
+            "user mosquitto": f"user {user}",
+            "/run/fluidos-edge/onboarding/": f"{tls.onboarding}/",
             "listener 8884": f"listener {first} 127.0.0.1",
             "listener 8885": f"listener {second} 127.0.0.1",
             "/etc/fluidos-edge/broker/": f"{self._directory}/",
         }
-        self._configuration(DATA).write_text(site_file("data.conf", places | data))
-        self._configuration(ONBOARDING).write_text(site_file("onboarding.conf", places | onboarding))
+        self._configuration(DATA).write_text(site_file("data.conf", data))
+        self._configuration(ONBOARDING).write_text(site_file("onboarding.conf", onboarding))
         (self._directory / "onboarding.acl").write_text(site_file("onboarding.acl", {}))
         (self._directory / "agent.acl").write_text(site_file("agent.acl", {"agent.edge-1": f"agent.{tls.node}"}))
 
