@@ -1,0 +1,103 @@
+"""What strangers' bytes reach first, for a fuzzer: each may refuse its input in our words, and in no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from crds.errors import InvalidField
+from scripts.simulator.dice import BOOT_LOADER, Device, Image
+from scripts.simulator.factory import Factory
+from spire.domain import bundle, cbor, cose, eat, nubificus, readings, svid
+from spire.domain.appraisal import Appraisal
+from spire.domain.authority import key_of_csr
+from spire.domain.chain import parse_certificate
+from spire.domain.errors import Untrusted
+from spire.domain.keys import Curve
+from spire.domain.policy import ModeIn
+from spire.domain.spiffe_id import SpiffeId, TrustDomain
+from tests.spire.pki import Ca
+
+NOW = datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A parser.
+
+    Attributes:
+        parse: takes bytes; an exception that it lets out is a bug.
+        seeds: good input, to start from.
+    """
+
+    parse: Callable[[bytes], object]
+    seeds: tuple[bytes, ...]
+
+
+def targets() -> dict[str, Target]:
+    """All of them, by name."""
+    factory, ca = Factory.found("acme"), Ca.of("site.test")
+    devices = tuple(_device(factory, form, curve) for form in ("cbor", "x509") for curve in Curve)
+    certificates = tuple(certificate for device in devices for certificate in device.chain)
+    evidence = tuple(device.evidence() for device in devices)
+    key = ec.generate_private_key(ec.SECP256R1())
+    untagged = tuple(one[1:] for one in evidence)
+    own = ca.svid("/device/0101/app/thermo", key=key)
+    message = readings.sign(b'{"value": 1}', key=key, chain=own.chain, sensor="hts221", sequence=1, time=NOW)
+    bundles = {ca.trust_domain: (ca.root,)}
+    # The dialect's two certificates are those of hardware and boot loader, without a manufacturer.
+    hardware, layer = next(device.chain[:1:-1] for device in devices if device.chain[0].startswith(b"\x30"))
+    pem = ca.certificate.public_bytes(Encoding.PEM)
+    document = bundle.to_json(bundle.Bundle(trust_domain=ca.trust_domain, roots=(ca.root,), sequence=1))
+
+    def appraise(data: bytes) -> None:
+        appraisal = Appraisal(manufacturers=(factory.anchor(names_devices=True),), policy=ModeIn(), now=NOW)
+        token = eat.parse(data)
+        appraisal.accept_chain(token.chain)
+        appraisal.accept_evidence(token, nonce=token.nonce)
+        appraisal.verdict()
+
+    def certificate(data: bytes) -> None:
+        read = parse_certificate(data)
+        if data.startswith(b"\x30"):
+            _as_cryptography(data, signed=read.signed)
+
+    return {
+        "appraisal": Target(appraise, evidence),
+        "bundle": Target(lambda data: bundle.parse(data, trust_domain=TrustDomain("site.test")), (document,)),
+        "bundle_pem": Target(lambda data: bundle.parse_pem(data, trust_domain=TrustDomain("site.test")), (pem,)),
+        "cbor": Target(lambda data: cbor.decode(data, field="x", limit=1 << 16), untagged),
+        "certificate": Target(certificate, certificates),
+        "cose": Target(lambda data: cose.parse(data, field="x", limit=1 << 16), untagged),
+        "csr": Target(key_of_csr, tuple(device.csr() for device in devices)),
+        "eat": Target(lambda data: eat.parse(data).claims(devices[0].attestation.public_key()), evidence[:1]),
+        "nubificus": Target(lambda data: nubificus.verify(data, roots={"mac": hardware}, now=NOW), (layer,)),
+        "readings": Target(lambda data: readings.verify(data, bundles=bundles, now=NOW), (message,)),
+        "spiffe_id": Target(lambda data: SpiffeId.parse(data.decode("utf-8", "replace")), (b"spiffe://a.b/c/d",)),
+        "svid": Target(lambda data: svid.verify_svid([data], bundles=bundles, now=NOW), (own.chain[0],)),
+    }
+
+
+def run(target: Target, data: bytes) -> None:
+    """Give a target its input; raises what it must not let out."""
+    with suppress(InvalidField, Untrusted):
+        target.parse(data)
+
+
+def _device(factory: Factory, form: str, curve: Curve) -> Device:
+    board = factory.board(bytes(range(32)), form=form, curve=curve)
+    firmware = Image(code=b"thermometer", application="thermo", version="1.2", counter=7)
+    return board.boot(Image(code=BOOT_LOADER).inputs(), firmware.inputs())
+
+
+def _as_cryptography(data: bytes, *, signed: object) -> None:
+    """Our slices of a certificate are what the library that understands all of it says."""
+    certificate = x509.load_der_x509_certificate(data)
+    if getattr(signed, "message", None) != certificate.tbs_certificate_bytes:
+        raise AssertionError("another part of the certificate is taken for the signed one")
