@@ -52,7 +52,7 @@ def server_context(
     """
     context = _SpiffeContext(ssl.PROTOCOL_TLS_SERVER)
     context.verify_mode = ssl.CERT_REQUIRED if client_certificates == "required" else ssl.CERT_OPTIONAL
-    # A resumed session would bring the peer of an earlier handshake back.
+    # Tickets would let peers come back without showing a certificate; TLS 1.2's session IDs stay, and are judged anew.
     context.num_tickets = 0
     return _renewed(context, source, authorize)
 
@@ -196,7 +196,7 @@ def _prepare(
     context.bundles = bundles
     context.authorize = authorize
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # After a renegotiation or a resumption the peer would be another one, or the one of an earlier handshake.
+    # A renegotiation could make the peer another one behind our back.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION
     # Anchors are what the bundle says, also where an intermediate CA is one.
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
