@@ -23,8 +23,8 @@ class FederatedTrustDomain(Written):
     written here, for as long as it is written here.
     """
 
-    bundle_endpoint_url: Annotated[str, Field(alias="bundleEndpointURL", max_length=2048)] | None = None
-    endpoint_spiffe_id: Annotated[str, Field(alias="endpointSPIFFEID", max_length=2048)] | None = None
+    bundle_endpoint_url: Annotated[str | None, Field(alias="bundleEndpointURL", max_length=2048)] = None
+    endpoint_spiffe_id: Annotated[str | None, Field(alias="endpointSPIFFEID", max_length=2048)] = None
     trust_domain_bundle: str | dict[str, Any]
     """The first bundle: certificates in PEM, or a SPIFFE bundle as text or as it is."""
 
