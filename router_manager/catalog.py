@@ -14,6 +14,7 @@ import structlog
 from crds.errors import InvalidField
 from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.watch import Change, Gone, Key, Put
+from crds.models.dataroute import ResolvedSource
 from crds.models.fluidos import Flavor
 from crds.models.leafdevice import LeafDevice
 from router_manager.domain.routes import Offered, offered, offered_without_flavor
@@ -30,14 +31,22 @@ class Catalog:
         self._flavors: dict[str, dict[str, Offered]] = defaultdict(dict)
         self._leaves: dict[str, dict[str, Offered]] = defaultdict(dict)
         self._names_of: dict[Key, Names] = {}  # by LeafDevice
+        # Of this life. Names come back, so these grow to what a site has ever had and no further.
+        self._seen_flavors: set[Key] = set()
+        self._seen_leaves: set[Key] = set()
 
     def of(self, namespace: str) -> Mapping[str, Offered]:
         """By flavor name; a Flavor counts more than a LeafDevice that stands in for it."""
         return ChainMap(self._flavors[namespace], self._leaves[namespace])
 
+    def is_sure_of(self, source: ResolvedSource, *, namespace: str) -> bool:
+        """Whether a source that is not in the catalog is gone: a life that has just begun has not seen all."""
+        return (namespace, source.flavor) in self._seen_flavors and (namespace, source.device) in self._seen_leaves
+
     def flavor_seen(self, change: Change) -> Names:
         """A Flavor appeared, changed or went; empty when that changes nothing for routes."""
         namespace, name = change.key
+        self._seen_flavors.add(change.key)
         known, now = self._flavors[namespace], None
         if isinstance(change, Put):
             try:
@@ -53,6 +62,7 @@ class Catalog:
     def leaf_seen(self, change: Change) -> Names:
         """A LeafDevice appeared, changed or went; the same."""
         namespace = change.key[0]
+        self._seen_leaves.add(change.key)
         known, now = self._leaves[namespace], {}
         match change:
             case Put(key, obj):

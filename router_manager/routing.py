@@ -93,13 +93,16 @@ class Routing:
         """The contract's route exists as the contract says."""
         contract = self._contracts.get(key)
         current = self._routes.get(key)
+        owned = current is not None and any(owner.kind == "Contract" for owner in current.metadata.owner_references)
         if contract is None or contract.metadata.deletion_timestamp:
             # Garbage collection would do it too; a buyer who ended a contract expects the data to stop now.
-            if current is not None and any(owner.kind == "Contract" for owner in current.metadata.owner_references):
+            if current is not None and owned:
                 await self._delete_orphan(key, current)
             return None
         match route_of(contract, insecure=self._insecure):
             case NotRouted(why):
+                if current is not None and owned:
+                    await self._delete(key, current)
                 await self._tell(key, contract, why)
             case DataRoute() as wanted:
                 await self._ensure(key, current, wanted)
@@ -139,11 +142,13 @@ class Routing:
         return None
 
     async def _confirm(self, namespace: str, source: ResolvedSource) -> None:
-        """Look for a flavor that a route reads and the catalog has not: a life that has just begun has not seen all.
+        """Look for a flavor that a route reads and the catalog has not, unless that has seen it go.
 
         The relay forgets how far a route came with a source that the route loses.
         """
         catalog = self._catalog
+        if catalog.is_sure_of(source, namespace=namespace):
+            return
         for crd, name, seen in (
             (Flavor.crd, source.flavor, catalog.flavor_seen),
             (LeafDevice.crd, source.device, catalog.leaf_seen),
@@ -194,6 +199,9 @@ class Routing:
     async def _delete_orphan(self, key: Key, route: DataRoute) -> None:
         if await self._kube.get(Contract, key[1], namespace=key[0]) is not None:
             return  # our store is behind
+        await self._delete(key, route)
+
+    async def _delete(self, key: Key, route: DataRoute) -> None:
         await self._kube.delete(DataRoute, key[1], namespace=key[0], uid=route.metadata.uid)
         log.info("route removed with its contract", route="/".join(key))
 

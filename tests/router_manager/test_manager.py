@@ -13,6 +13,7 @@ from crds.egress import EgressPolicy
 from crds.kube.client import Kind, Kube
 from crds.kube.watch import Put
 from crds.models.dataroute import DataRoute
+from crds.models.fluidos import Contract
 from router_manager.routing import Routing
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import Child
@@ -94,6 +95,21 @@ async def test_a_contract_is_carried_out_and_ended(
 
     cluster.api.request("DELETE", f"/apis/reservation.fluidos.eu/v1alpha1/namespaces/{namespace}/contracts/contract-1")
     await eventually(kube, namespace, "contract-1", lambda found: found is None)
+
+
+async def test_where_identities_begin_the_routes_of_buyers_who_proved_nothing_end(
+    cluster: Cluster, namespace: str, manager: Child, kube: Kube
+) -> None:
+    flavor = samples.flavor("f1", namespace=namespace)
+    cluster.apply([flavor, samples.contract("contract-1", namespace=namespace, flavor=flavor)])
+    await eventually(kube, namespace, "contract-1", ready("True"))
+    manager.stop()
+    key = (namespace, "contract-1")
+    routing = Routing(kube, policy=EgressPolicy.parse(), clock=lambda: datetime.now(UTC))
+    for crd, seen in ((DataRoute.crd, routing.route_seen), (Contract.crd, routing.contract_seen)):
+        seen(Put(key, await kube.request("GET", Kind.of(crd).path(namespace=namespace, name="contract-1"))))
+    await routing.reconcile_contract(key)
+    assert await kube.get(DataRoute, "contract-1", namespace=namespace) is None
 
 
 async def test_a_route_by_hand_follows_flavors_that_come_and_go(

@@ -248,3 +248,17 @@ def test_the_catalog_names_what_a_change_concerns_and_nothing_else() -> None:
     assert catalog.leaf_seen(Gone(("ns", "board-1"))) == {"fluidos.eu-sensor-x"}
     assert catalog.flavor_seen(Put(("ns", "f1"), {**flavor, "spec": {}})) == {"f1"}
     assert dict(catalog.of("ns")) == {}
+
+
+def test_the_catalog_is_sure_of_what_it_has_seen_come_and_go() -> None:
+    catalog = Catalog()
+    leaf = refused_leaf(published="True")
+    flavor = samples.flavor("f1", namespace="ns")
+    route = DataRoute.parse(samples.route("r", namespace="ns", source={"flavors": ["f1"]}))
+    [source] = resolve(route, flavors=offers(flavor), policy=NOWHERE_SPECIAL, insecure=True).sources
+    source = source.model_copy(update={"device": "board-1"})
+    catalog.flavor_seen(Gone(("ns", "f1")))
+    assert not catalog.is_sure_of(source, namespace="ns"), "its LeafDevice may stand in for it"
+    catalog.leaf_seen(Put(("ns", "board-1"), {**leaf.manifest(), "status": leaf.dump()["status"]}))
+    assert catalog.is_sure_of(source, namespace="ns")
+    assert not catalog.is_sure_of(source, namespace="other")
