@@ -53,6 +53,7 @@ def main() -> int:
         rate=arguments.rate,
         discover=arguments.auto_discovery,
         replay=arguments.replay and arguments.replay.resolve(),
+        insecure=arguments.insecure,
     )
     try:
         with exit_on_signals():
@@ -76,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rate", type=_rate, default=20.0, help="readings a second of each sensor (20)")
     parser.add_argument("--replay", type=Path, metavar="FILE.csv", help="own recorded data instead of recorded weather")
+    parser.add_argument(
+        "--insecure", action="store_true", help="without identities and TLS, for a bench; every status says so"
+    )
     parser.add_argument(
         "--auto-discovery", action="store_true", help="find providers by FLUIDOS' LAN multicast instead of by hand"
     )
@@ -147,6 +151,8 @@ def _show(stage: Stage, story: Story, report: Report) -> None:
         show.kubectl(stage.console, story)
     if story.progress:
         show.outcome(stage.console, story, report)
+    if story.lost is not None:
+        show.lost(stage.console, story.lost)
     if report.error is not None:
         stage.console.print(f"\n[red]{escape(report.error)}[/red]", soft_wrap=True)
 

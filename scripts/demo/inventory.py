@@ -120,15 +120,16 @@ def device_model(version: DeviceVersion) -> Document:
     }
 
 
-def device(board: LeafBoard, *, number: int, node: str, version: DeviceVersion) -> Document:
-    """The Device of a board, the `number`-th of all, bound to a node."""
+def device(board: LeafBoard, *, number: int, node: str, version: DeviceVersion, ueid: str | None = None) -> Document:
+    """The Device of a board, the `number`-th of all, bound to a node; `ueid` is the name that it has to prove."""
     mac = f"00:80:E1:00:{number >> 8:02X}:{number & 0xFF:02X}"  # 00:80:E1 is ST's
     spec = _v1beta1(board, node=node, mac=mac) if version == "v1beta1" else _v1alpha2(board, node=node, mac=mac)
-    annotation = b64encode(orjson.dumps([_characteristics(board, part) for part in board.parts])).decode()
+    sensors = b64encode(orjson.dumps([_characteristics(board, part) for part in board.parts])).decode()
+    annotations = {"sensors": sensors} | ({"edge.fluidos.eu/ueid": ueid} if ueid else {})
     return {
         "apiVersion": f"devices.kubeedge.io/{version}",
         "kind": "Device",
-        "metadata": {"name": board.name, "namespace": NAMESPACE, "annotations": {"sensors": annotation}},
+        "metadata": {"name": board.name, "namespace": NAMESPACE, "annotations": annotations},
         "spec": {"deviceModelRef": {"name": MODEL}, **spec},
     }
 

@@ -15,7 +15,7 @@ from crds.models.leafdevice import LeafDevice
 from crds.models.sensorclaim import SensorClaim
 from crds.typedata import FlavorView, sensor_from_flavor
 from scripts.demo.crew import get
-from scripts.demo.inventory import STATIONS
+from scripts.demo.inventory import STATIONS, LeafBoard, boards
 from scripts.demo.site import Consumer, Provider
 from scripts.sink.record import Fault, Received
 
@@ -30,21 +30,33 @@ class Offer:
     view: FlavorView
 
     @property
+    def board(self) -> LeafBoard:
+        """What it is on."""
+        return next(each for each in boards(self.provider.number) if each.name == self.device)
+
+    @property
     def name(self) -> str:
         """Of the flavor."""
         return self.flavor.metadata.name
 
-    @property
-    def simulated(self) -> dict[str, Any]:
-        """The entry for the simulator: a device publishes where its flavor says."""
-        return {
-            "device": self.device,
-            "sensor": self.view.sensor.model,
-            "types": [each.type for each in self.view.sensor.measurements],
-            "topic": self.view.sensor.access.topic,
-            "broker": self.provider.broker.url,
-            "station": STATIONS[(self.provider.number - 1) % len(STATIONS)],
-        }
+
+def simulated(provider: Provider) -> list[dict[str, Any]]:
+    """The simulator's entries of a provider's sensors: a device publishes where its LeafDevice says."""
+    found = []
+    for leaf in map(LeafDevice.parse, provider.objects("/apis/edge.fluidos.eu/v1alpha1/leafdevices")):
+        board = next(each for each in boards(provider.number) if each.name == leaf.spec.source.name)
+        found += [
+            {
+                "device": board.name,
+                "sensor": sensor.model,
+                "types": [each.type for each in sensor.measurements],
+                "topic": sensor.access.topic,
+                **provider.connection(board),
+                "station": STATIONS[(provider.number - 1) % len(STATIONS)],
+            }
+            for sensor in leaf.spec.sensors
+        ]
+    return found
 
 
 def offers(provider: Provider) -> list[Offer]:

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from crds.models.base import Model
+from crds.models.trust import Tier
 from scripts.sink.record import Arrival
 
 
@@ -18,7 +19,9 @@ class BoundFlavor(Model):
     flavor: str
     provider: str
     spiffe_id: str | None = None
-    """Null: identities come with an issue of their own."""
+    """Of the device; null where it cannot prove who it is."""
+    tier: Tier | None = None
+    """How far it is trusted."""
 
 
 class ClaimOutcome(Model):
@@ -47,12 +50,25 @@ class TargetOutcome(Model):
     p99_milliseconds: float | None
 
 
+class Revoked(Model):
+    """A device that lost its trust while its data flowed."""
+
+    device: str
+    reason: str
+    """Of the condition Attested."""
+    withdrawn: bool
+    """Its flavors and routes are gone, and no claim has it any more."""
+    seconds_to_last_message: float | None
+    """From its tampering to the last of its readings that arrived anywhere; 0 where none came after it."""
+
+
 class Report(Model):
     """`demo-report.json`."""
 
     ok: bool
     claims: tuple[ClaimOutcome, ...] = ()
     targets: tuple[TargetOutcome, ...] = ()
+    revoked: tuple[Revoked, ...] = ()
     error: str | None = None
     """What ended the demo early."""
     steps: dict[str, float] = Field(default_factory=dict)
@@ -86,12 +102,29 @@ def target_outcome(*, name: str, claim: str, owed: Set[str], arrivals: Mapping[s
     )
 
 
-def judge(claims: Sequence[ClaimOutcome], targets: Sequence[TargetOutcome], *, steps: Mapping[str, float]) -> Report:
-    """Put it together: good when every claim got what it asked for and every target all that it was owed."""
+def judge(
+    claims: Sequence[ClaimOutcome],
+    targets: Sequence[TargetOutcome],
+    *,
+    steps: Mapping[str, float],
+    revoked: Sequence[Revoked] = (),
+) -> Report:
+    """Put it together.
+
+    Good when every claim got what it asked for, every target all that it was owed, and whoever lost its trust lost
+    everything.
+    """
     bound = bool(claims) and all(each.bound and each.satisfied for each in claims)
     delivered = {each.claim for each in targets if each.published > 0 and each.lost == 0}
     complete = all(each.lost == 0 for each in targets) and delivered >= {each.name for each in claims}
-    return Report(ok=bound and complete, claims=tuple(claims), targets=tuple(targets), steps=dict(steps))
+    withdrawn = all(each.withdrawn for each in revoked)
+    return Report(
+        ok=bound and complete and withdrawn,
+        claims=tuple(claims),
+        targets=tuple(targets),
+        revoked=tuple(revoked),
+        steps=dict(steps),
+    )
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float | None:

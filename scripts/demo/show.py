@@ -16,16 +16,20 @@ from scripts.demo.inventory import UNITS
 from scripts.demo.observe import Offer
 from scripts.demo.report import Report, TargetOutcome, plot
 from scripts.demo.story import ClaimProgress, Story
+from scripts.demo.trust import LostTrust
 
 
 def flavors(console: Console, offers: Sequence[Offer]) -> None:
     """What was found."""
-    table = _table("Found: Sensor flavors", "provider", "device", "sensor", "board", "MCU", "measures", "latency")
+    table = _table(
+        "Found: Sensor flavors", "provider", "device", "sensor", "board", "MCU", "measures", "latency", "trust"
+    )
     for offer in offers:
         sensor, board = offer.view.sensor, offer.view.board
         measured = ", ".join(each.type for each in sensor.measurements)
         latency = _milliseconds(sensor.latency_microseconds)
-        table.add_row(offer.provider.name, offer.device, sensor.model, board.name, board.mcu, measured, latency)
+        tier = offer.view.trust.tier if offer.view.trust else "None"
+        table.add_row(offer.provider.name, offer.device, sensor.model, board.name, board.mcu, measured, latency, tier)
     console.print(table)
 
 
@@ -57,6 +61,16 @@ def outcome(console: Console, story: Story, report: Report) -> None:
     if any(target.published for target in report.targets):
         _delivered(console, story, report)
         _plot(console, story)
+
+
+def lost(console: Console, lost: LostTrust) -> None:
+    """What became of the device that was tampered with."""
+    table = _table(f"Tampered with: {lost.device}", "what", "came of it")
+    table.add_row("attested", f"no: {lost.reason}")
+    table.add_row("last reading", f"{lost.seconds:.2f} s after it was tampered with")
+    for name, said in lost.claims.items():
+        table.add_row(f"claim {name}", said)
+    console.print(table)
 
 
 def _delivered(console: Console, story: Story, report: Report) -> None:

@@ -1,4 +1,4 @@
-"""One cluster of the demo and the processes that belong to it, each under its own account."""
+"""One cluster of the demo and the processes that belong to it, each under its own account and identity."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any, Final
 
 from crds.models.fluidos import FLUIDOS_NAMESPACE, IDENTITY_CONFIG_MAP
 from scripts.demo.crew import Crew
-from scripts.demo.inventory import DeviceVersion, boards, device, device_model
-from scripts.testbed.broker import Broker
+from scripts.demo.factory import Boards
+from scripts.demo.identities import Flags, Identities
+from scripts.demo.inventory import NAMESPACE, DeviceVersion, LeafBoard, boards, device, device_model
+from scripts.testbed.broker import Broker, BrokerTls
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.manifests import install
 from scripts.testbed.processes import free_port
@@ -20,6 +22,8 @@ from scripts.testbed.processes import free_port
 DOMAIN: Final = "fluidos.eu"
 SENSOR_NODE: Final = {"node-role.fluidos.eu/sensors": "true"}
 LOOPBACK: Final = "127.0.0.0/8"
+ENDPOINT: Final = "endpoints"
+"""The ServiceAccount of what receives readings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,22 @@ class Lan:
         return "--auto-discovery", *address, "--multicast-ttl", "0"
 
 
-@dataclass(frozen=True, slots=True)
 class Site(ABC):
-    """What a provider and a consumer have in common; `number` is from 1 in each role."""
+    """What a provider and a consumer have in common.
 
-    cluster: Cluster
-    number: int
+    Args:
+        cluster: where it is.
+        number: from 1 in each role.
+        directory: of all sites; this one has a folder in it.
+        insecure: without identities and TLS.
+    """
+
+    def __init__(self, cluster: Cluster, number: int, *, directory: Path, insecure: bool = False) -> None:
+        self.cluster = cluster
+        self.number = number
+        self.directory = directory / cluster.name
+        self.identities = None if insecure else Identities(cluster, self.directory / "id", domain=DOMAIN)
+        self._flags: dict[str, Flags] = {}
 
     @abstractmethod
     def prepare(self) -> None:
@@ -51,9 +65,15 @@ class Site(ABC):
         """`provider-1`; also the nodeID."""
         return self.cluster.name
 
-    def account(self, name: str, *, node: str | None = None) -> tuple[str, Path]:
-        """The flag with the kubeconfig of a ServiceAccount of ours."""
-        return "--kubeconfig", self.cluster.service_account_kubeconfig(FLUIDOS_NAMESPACE, name, node=node)
+    def account(self, name: str, *, node: str | None = None) -> Flags:
+        """The flags with the kubeconfig of a ServiceAccount of ours, and with its identity."""
+        kubeconfig = self.cluster.service_account_kubeconfig(FLUIDOS_NAMESPACE, name, node=node)
+        return ("--kubeconfig", kubeconfig, *(self._flags[name] if self.identities else ("--insecure",)))
+
+    def identify(self, *accounts: str, node: str | None = None) -> None:
+        """Let processes of these accounts have identities."""
+        if self.identities is not None:
+            self._flags |= {name: self.identities.socket(name, node=node) for name in accounts}
 
     def start_manager(self, crew: Crew, module: str, *flags: str) -> None:
         """Start `edge_resource_manager` or `router_manager`.
@@ -77,19 +97,40 @@ class Site(ABC):
         return items
 
 
-@dataclass(frozen=True, slots=True)
 class Consumer(Site):
-    """A cluster that asks."""
+    """A cluster that asks, and receives."""
+
+    def __init__(self, cluster: Cluster, number: int, *, directory: Path, insecure: bool = False) -> None:
+        super().__init__(cluster, number, directory=directory, insecure=insecure)
+        self.sink_port = free_port()
+        self._tls_port = free_port()
+        self._sink_files: Path | None = None
+
+    @property
+    def sink(self) -> str:
+        """Below this URL it receives."""
+        return (
+            f"http://127.0.0.1:{self.sink_port}" if self.identities is None else f"https://127.0.0.1:{self._tls_port}"
+        )
 
     def prepare(self) -> None:
         """See Site. It sells nothing: nobody listens at its gateway's address."""
         install(self.cluster)
         self.introduce(address="127.0.0.1:1")
+        if self.identities is not None:
+            self.identities.prepare()
+            label = {"edge.fluidos.eu/endpoint": "true"}
+            metadata = {"name": ENDPOINT, "namespace": NAMESPACE, "labels": label}
+            self.cluster.apply([{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}])
+            self.identify("edge-resource-manager")
+            self._sink_files = self.identities.files("sink", ENDPOINT, namespace=NAMESPACE)
 
     def start(self, crew: Crew, *, discover: Lan | None) -> None:
-        """Its manager."""
+        """Its manager, and what receives readings."""
+        secured = ("--tls-dir", self._sink_files, "--tls-port", str(self._tls_port)) if self._sink_files else ()
+        crew.start(f"{self.name}-sink", "scripts.sink", "--port", str(self.sink_port), *secured)
         lan = (*discover.flags, "--no-announce") if discover else ()
-        self.start_manager(crew, "edge_resource_manager", "--insecure", *lan)
+        self.start_manager(crew, "edge_resource_manager", *lan)
 
     def know(self, providers: Sequence[Provider]) -> None:
         """Tell it by hand where the providers are."""
@@ -104,12 +145,23 @@ class Consumer(Site):
         )
 
 
-@dataclass(frozen=True, slots=True)
 class Provider(Site):
-    """A cluster that has sensors: one labelled node with a broker and a relay."""
+    """A cluster that has sensors: one labelled node with a broker, an edge agent and a relay.
 
-    gateway: str
-    broker: Broker
+    Args:
+        cluster: where it is.
+        number: from 1; odd ones have KubeEdge's newer Devices, and more of them.
+        directory: of all sites.
+        boards: the devices that can prove what they are; None without identities.
+    """
+
+    def __init__(self, cluster: Cluster, number: int, *, directory: Path, boards: Boards | None = None) -> None:
+        super().__init__(cluster, number, directory=directory, insecure=boards is None)
+        self.gateway = f"127.0.0.1:{free_port()}"
+        self._boards = boards
+        self._tls: BrokerTls | None = None
+        self._mapper: Path | None = None
+        self._broker: Broker | None = None
 
     @property
     def node(self) -> str:
@@ -121,49 +173,70 @@ class Provider(Site):
         """KubeEdge's two versions have no conversion: an installation has one of them."""
         return "v1beta1" if self.number % 2 else "v1alpha2"
 
-    @classmethod
-    def open(cls, cluster: Cluster, number: int, *, directory: Path, stack: ExitStack) -> Provider:
-        """Start its broker; the rest is `start`'s."""
-        broker = stack.enter_context(Broker(directory / cluster.name / "broker"))
-        return cls(cluster, number, f"127.0.0.1:{free_port()}", broker)
+    @property
+    def broker(self) -> Broker:
+        """The node's, which `open_broker` starts."""
+        if self._broker is None:
+            raise RuntimeError(f"the broker of {self.name} has not been started")
+        return self._broker
 
     def prepare(self) -> None:
         """See Site."""
         install(self.cluster, kubeedge=self.version)
         self.introduce(address=self.gateway)
         self.cluster.add_node(self.node, SENSOR_NODE)
+        if self.identities is not None:
+            self.identities.prepare()
+            self.identify("edge-resource-manager", "rear-gateway", "router-manager")
+            self.identify("relay", "edge-agent", node=self.node)
+            data, onboarding, self._mapper = (
+                self.identities.files(name, account, node=self.node)
+                for name, account in (("broker", "broker"), ("onboarding", "broker"), ("mapper", "mapper"))
+            )
+            self._tls = BrokerTls(data=data, onboarding=onboarding, node=self.node)
 
-    def start(self, crew: Crew, *, directory: Path, discover: Lan | None) -> None:
-        """Its four processes."""
+    def open_broker(self, stack: ExitStack) -> None:
+        """Start the node's broker; with identities its files have to be there."""
+        self._broker = stack.enter_context(Broker(self.directory / "broker", tls=self._tls))
+
+    def start(self, crew: Crew, *, discover: Lan | None) -> None:
+        """Its processes."""
         allow = ("--egress-allow", LOOPBACK)
-        self.start_manager(crew, "edge_resource_manager", "--insecure", *(discover.flags if discover else ()))
+        self.start_manager(crew, "edge_resource_manager", *(discover.flags if discover else ()))
+        gateway = self.account("rear-gateway")
         crew.start_probed(
             f"{self.name}-rear-gateway",
             "edge_resource_manager.gateway",
-            *self.account("rear-gateway"),
+            *gateway,
             "--listen",
             self.gateway,
             *allow,
         )
-        self.start_manager(crew, "router_manager", "--insecure", *allow)
-        crew.start_probed(
-            f"{self.name}-relay",
-            "router_manager.relay",
-            "--insecure",
-            *self.account("relay", node=self.node),
-            "--node",
-            self.node,
-            "--broker",
-            self.broker.url,
-            "--state-dir",
-            directory / self.name / "relay",
-            *allow,
-        )
+        self.start_manager(crew, "router_manager", *allow)
+        node = ("--node", self.node, "--broker", self.broker.url)
+        state = ("--state-dir", self.directory / "relay")
+        relay = self.account("relay", node=self.node)
+        crew.start_probed(f"{self.name}-relay", "router_manager.relay", *relay, *node, *state, *allow)
+        if self.identities is not None:
+            known = ("--onboarding", self.broker.agent_onboarding_url, "--issuer", self.identities.issuer)
+            agent = self.account("edge-agent", node=self.node)
+            crew.start_probed(f"{self.name}-edge-agent", "edge_resource_manager.agent", *agent, *node, *known)
 
     def plug_in(self) -> None:
         """Apply the KubeEdge Devices of its boards."""
         documents = [device_model(self.version)]
         for index, board in enumerate(boards(self.number)):
             number = self.number * 100 + index
-            documents.append(device(board, number=number, node=self.node, version=self.version))
+            ueid = self._boards.ueid(board) if self._boards else None
+            documents.append(device(board, number=number, node=self.node, version=self.version, ueid=ueid))
         self.cluster.apply(documents)
+
+    def connection(self, board: LeafBoard) -> dict[str, Any]:
+        """What the simulator needs to know of how a board publishes."""
+        found: dict[str, Any] = {"broker": self.broker.url}
+        if self._boards is None or self.identities is None:
+            return found
+        if not board.mcu:
+            return {**found, "svid": str(self._mapper)}
+        identity = self._boards.identity(board, attest=self.broker.onboarding_url, bundle=self.identities.bundle)
+        return {**found, "identity": identity}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -15,11 +16,13 @@ import orjson
 from crds.models.sensorclaim import Binding
 from scripts.demo.claims import Ask, asks
 from scripts.demo.crew import Crew
+from scripts.demo.factory import Boards
 from scripts.demo.inventory import boards
-from scripts.demo.observe import Offer, SinkClient, acknowledged, claims, known_clusters, offers
-from scripts.demo.report import BoundFlavor, ClaimOutcome, Report, TargetOutcome, judge, target_outcome
+from scripts.demo.observe import Offer, SinkClient, acknowledged, claims, known_clusters, offers, simulated
+from scripts.demo.report import BoundFlavor, ClaimOutcome, Report, Revoked, TargetOutcome, judge, target_outcome
 from scripts.demo.site import Consumer, Lan, Provider
 from scripts.demo.stage import Stage
+from scripts.demo.trust import LostTrust, identify, tamper
 from scripts.sink.record import Received
 from scripts.testbed.binaries import Binaries
 from scripts.testbed.controlplane import ControlPlanes
@@ -46,6 +49,7 @@ class Options:
     rate: float
     discover: bool
     replay: Path | None
+    insecure: bool
 
 
 @dataclass(slots=True)
@@ -60,6 +64,11 @@ class ClaimProgress:
     message: str = "no status yet"
     owed: frozenset[str] = frozenset()
     received: dict[str, Received] = field(default_factory=dict)
+
+    @property
+    def sink(self) -> SinkClient:
+        """Where its readings arrive."""
+        return SinkClient(self.consumer.sink_port)
 
     def has_all(self, endpoint: str) -> bool:
         """Whether this endpoint has every reading that it is owed."""
@@ -88,7 +97,8 @@ class Story:
         self._stage = stage
         self._directory = directory
         self._stack = stack
-        self._sink = SinkClient(free_port())
+        self.boards = None if options.insecure else Boards(directory / "boards")
+        self.lost: LostTrust | None = None
         self.crew = Crew(directory)
 
     def tell(self) -> None:
@@ -100,6 +110,7 @@ class Story:
         """
         self._control_planes()
         self._install()
+        self._identities()
         self._processes()
         self._plug_in()
         idle = self._speak()
@@ -107,11 +118,14 @@ class Story:
         self._first_readings()
         idle.stop(timeout=15)
         self._deliver()
+        if self.boards is not None:
+            self._lose_trust(self.boards)
 
     def report(self, error: str | None = None) -> Report:
         """The outcome as far as it is known."""
         targets = [self._target(each, endpoint) for each in self.progress for endpoint in each.ask.endpoints]
-        report = judge([self._outcome(each) for each in self.progress], targets, steps=self._stage.steps)
+        claims = [self._outcome(each) for each in self.progress]
+        report = judge(claims, targets, steps=self._stage.steps, revoked=self._revoked())
         return report if error is None else report.model_copy(update={"ok": False, "error": error})
 
     def start_devices(self, name: str, *arguments: str) -> Child:
@@ -130,22 +144,37 @@ class Story:
             clusters = planes.start_clusters(names)
             say(", ".join(names))
         # From here on the stack ends brokers and crew before the control planes.
-        self.consumers = [Consumer(cluster, n) for n, cluster in enumerate(clusters[: self.options.consumers], 1)]
-        for number, cluster in enumerate(clusters[self.options.consumers :], 1):
-            provider = Provider.open(cluster, number, directory=self._directory, stack=self._stack)
-            self.providers.append(provider)
-        self._stack.callback(self.crew.stop)
+        consuming, providing = clusters[: self.options.consumers], clusters[self.options.consumers :]
+        self.consumers = [
+            Consumer(cluster, number, directory=self._directory, insecure=self.options.insecure)
+            for number, cluster in enumerate(consuming, 1)
+        ]
+        self.providers = [
+            Provider(cluster, number, directory=self._directory, boards=self.boards)
+            for number, cluster in enumerate(providing, 1)
+        ]
 
     def _install(self) -> None:
-        with self._stage.step("kinds, rights and identities"):
+        with self._stage.step("kinds and rights"):
             _together([site.prepare for site in (*self.consumers, *self.providers)])
+
+    def _identities(self) -> None:
+        """Everybody becomes somebody; then the brokers can start, which read who they are from files."""
+        if self.boards is not None:
+            with self._stage.step("identities and federation") as say:
+                known = identify(
+                    [*self.consumers, *self.providers], self.crew, boards=self.boards, limit=READY_LIMIT_SECONDS
+                )
+                say(", ".join(each.trust_domain for each in known))
+        for provider in self.providers:
+            provider.open_broker(self._stack)
+        self._stack.callback(self.crew.stop)
 
     def _processes(self) -> None:
         discover = Lan(free_port()) if self.options.discover else None
         with self._stage.step("managers, gateways, relays") as say:
-            self.crew.start("sink", "scripts.sink", "--port", self._sink.url.rpartition(":")[2])
             for provider in self.providers:
-                provider.start(self.crew, directory=self._directory, discover=discover)
+                provider.start(self.crew, discover=discover)
             for consumer in self.consumers:
                 if discover is None:
                     consumer.know(self.providers)
@@ -161,49 +190,57 @@ class Story:
                 say("providers discovered by multicast")
 
     def _plug_in(self) -> None:
-        with self._stage.step("KubeEdge Devices become Sensor flavors") as say:
-            wanted = 0
-            for provider in self.providers:
-                provider.plug_in()
-                wanted += sum(len(board.parts) for board in boards(provider.number))
+        with self._stage.step("KubeEdge Devices become LeafDevices") as say:
+            found: list[dict[str, object]] = []
 
             def all_there() -> bool:
-                self.offers = [offer for provider in self.providers for offer in offers(provider)]
-                return len(self.offers) == wanted
+                found[:] = [entry for provider in self.providers for entry in simulated(provider)]
+                return len(found) == self._sensors
 
-            self.crew.wait(
-                all_there,
-                what=f"{wanted} flavors",
-                limit=READY_LIMIT_SECONDS,
-                known=lambda: "\n".join(
-                    [f"there are {len(self.offers)}"]
-                    + [self.crew.tail(f"{provider.name}-edge-resource-manager") for provider in self.providers]
-                ),
-            )
-            say(f"{wanted} flavors of {sum(len(boards(each.number)) for each in self.providers)} devices")
-        self.devices.write_bytes(orjson.dumps([offer.simulated for offer in self.offers]))
+            for provider in self.providers:
+                provider.plug_in()
+            self.crew.wait(all_there, what=f"{self._sensors} sensors", limit=READY_LIMIT_SECONDS)
+            say(f"{self._sensors} sensors of {sum(len(boards(each.number)) for each in self.providers)} devices")
+        self.devices.write_bytes(orjson.dumps(found))
 
     def _speak(self) -> Child:
         """Let the devices publish before anybody asks, as they would: how soon a reading comes is then the claim's."""
         log = self._directory / "heard"
         log.touch()
-        with self._stage.step("devices publish"):
+        with self._stage.step("devices prove who they are, become Sensor flavors, and publish") as say:
             devices = self.start_devices("devices-idle", "--rate", str(IDLE_RATE), "--acknowledged", str(log))
+
+            def all_there() -> bool:
+                self.offers = [offer for provider in self.providers for offer in offers(provider)]
+                heard = len(self.offers) == self._sensors and len(acknowledged(log)) == self._sensors
+                return heard or devices.exit_code is not None
+
             self.crew.wait(
-                lambda: len(acknowledged(log)) == len(self.offers) or devices.exit_code is not None,
-                what="a reading of every sensor at its broker",
+                all_there,
+                what=f"{self._sensors} flavors, and a reading of every sensor at its broker",
                 limit=READY_LIMIT_SECONDS,
+                known=lambda: "\n".join(
+                    [f"there are {len(self.offers)} flavors, and readings of {len(acknowledged(log))} sensors"]
+                    + [self.crew.tail(f"{provider.name}-edge-resource-manager") for provider in self.providers]
+                    + [devices.tail()]
+                ),
             )
             if devices.exit_code is not None:
                 raise ChildFailedError(f"the devices stopped publishing:\n{devices.tail()}")
+            say(f"{self._sensors} flavors")
         return devices
+
+    @property
+    def _sensors(self) -> int:
+        """How many there are."""
+        return sum(len(board.parts) for provider in self.providers for board in boards(provider.number))
 
     def _claim(self) -> None:
         with self._stage.step("claims bound") as say:
             for ask in asks(self.options.consumers):
                 consumer = self.consumers[ask.consumer - 1]
                 self.progress.append(ClaimProgress(ask, consumer, applied_at=time.time()))
-                consumer.cluster.apply([ask.document(self._sink.url)])
+                consumer.cluster.apply([ask.document(consumer.sink)])
                 self._all_bound()  # the first may be done before the last is applied
             self.crew.wait(
                 self._all_bound, what="the claims to be bound", limit=READY_LIMIT_SECONDS, known=self._unbound
@@ -256,7 +293,7 @@ class Story:
     def _silent(self, each: ClaimProgress) -> Iterable[str]:
         for endpoint in each.ask.endpoints:
             target = each.ask.target(endpoint)
-            each.received[endpoint] = self._sink.received(target)
+            each.received[endpoint] = each.sink.received(target)
             heard = {(it.device, it.sensor) for it in each.received[endpoint].arrivals.values()}
             for offer in each.bound:
                 if (offer.device, offer.view.sensor.model) not in heard:
@@ -279,7 +316,7 @@ class Story:
             self._await_delivery()
             time.sleep(SETTLE_SECONDS)
             for each in self.progress:
-                each.received = {name: self._sink.received(each.ask.target(name)) for name in each.ask.endpoints}
+                each.received = {name: each.sink.received(each.ask.target(name)) for name in each.ask.endpoints}
             targets = sum(len(each.received) for each in self.progress)
             say(f"{sum(map(len, taken.values()))} readings published, {targets} targets")
 
@@ -291,7 +328,7 @@ class Story:
             began = time.monotonic()
             self.crew.check()
             for each, name in waiting:
-                each.received[name] = self._sink.received(each.ask.target(name))
+                each.received[name] = each.sink.received(each.ask.target(name))
             waiting = [(each, name) for each, name in waiting if not each.has_all(name)]
             latest = sum(len(it.arrivals) for each in self.progress for it in each.received.values())
             if latest != arrived:
@@ -300,12 +337,34 @@ class Story:
                 return
             time.sleep(max(0.1, 5 * (time.monotonic() - began)))
 
+    def _lose_trust(self, boards: Boards) -> None:
+        """Firmware that was tampered with, and lies about it, on a device whose data flows: the last act."""
+        devices = self.start_devices("devices-before-tampering", "--rate", str(IDLE_RATE))
+        with self._stage.step("a device is tampered with, and loses flavor and route") as say:
+            bound = Counter(offer.device for each in self.progress for offer in each.bound if offer.board.mcu)
+            (device, _), *_ = bound.most_common(1)
+            victim = next(each for each in self.offers if each.device == device)
+            self.lost = tamper(victim, self.crew, boards=boards, progress=self.progress, limit=READY_LIMIT_SECONDS)
+            say(f"{victim.device}: {self.lost.reason}")
+        devices.stop(timeout=15)
+
+    def _revoked(self) -> tuple[Revoked, ...]:
+        return () if self.lost is None else (self.lost.outcome,)
+
     def _outcome(self, each: ClaimProgress) -> ClaimOutcome:
         first = [it.at for received in each.received.values() for it in received.arrivals.values()]
         return ClaimOutcome(
             name=each.ask.name,
             cluster=each.consumer.name,
-            bound=tuple(BoundFlavor(flavor=offer.name, provider=offer.provider.name) for offer in each.bound),
+            bound=tuple(
+                BoundFlavor(
+                    flavor=offer.name,
+                    provider=offer.provider.name,
+                    spiffe_id=offer.view.trust.spiffe_id if offer.view.trust else None,
+                    tier=offer.view.trust.tier if offer.view.trust else None,
+                )
+                for offer in each.bound
+            ),
             seconds_to_bound=None if each.seconds_to_bound is None else round(each.seconds_to_bound, 3),
             seconds_to_first_message=round(min(first) - each.applied_at, 3) if first else None,
             satisfied=self._satisfied(each),

@@ -3,7 +3,8 @@
 The devices are a JSON array, one entry a sensor:
 `[{"device": "board-1", "sensor": "hts221", "types": ["Humidity"], "topic": "...", "broker": "mqtt://127.0.0.1:1883"}]`.
 With `"broker": "mqtts://..."` and `"identity": {"board": FILE, "image": FILE, "application": "...", "attest": URL,
-"bundle": FILE}` a device proves what it is and what it runs before it publishes (`identity.SimulatedIdentity`).
+"bundle": FILE}` a device proves what it is and what it runs before it publishes (`identity.SimulatedIdentity`); with
+`"svid": DIR` somebody publishes for it who has an identity in files, as a mapper does.
 Ends after `--messages` of each sensor, or on SIGTERM or Ctrl-C, when the broker has acknowledged what was sent.
 """
 
@@ -45,7 +46,7 @@ def main() -> int:
         with ExitStack() as stack:
             log = stack.enter_context(options.acknowledged.open("a")) if options.acknowledged else None
             connections = _connections(sensors)
-            publishers = {key: _publisher(each, svid=options.svid_dir) for key, each in connections.items()}
+            publishers = {key: _publisher(each) for key, each in connections.items()}
             for publisher in publishers.values():
                 stack.enter_context(closing(publisher)).start()
             fleet = Fleet(sources, publishers, first=options.first, log=log)
@@ -69,14 +70,14 @@ def _connections(sensors: Sequence[SimulatedSensor]) -> dict[tuple[str, str], Si
     return connections
 
 
-def _publisher(sensor: SimulatedSensor, *, svid: Path | None) -> Publisher:
+def _publisher(sensor: SimulatedSensor) -> Publisher:
     secured = sensor.broker.startswith("mqtts:")
     if secured and sensor.identity is not None:
         return AttestedPublisher(sensor.device, sensor.broker, sensor.identity)
-    if secured and svid is not None:
-        return VouchedPublisher(sensor.broker, svid)
-    if secured or sensor.identity is not None:
-        expected = "mqtts:// with an identity or --svid-dir, mqtt:// without"
+    if secured and sensor.svid is not None:
+        return VouchedPublisher(sensor.broker, Path(sensor.svid))
+    if secured or sensor.identity is not None or sensor.svid is not None:
+        expected = "mqtts:// with an identity or an svid, mqtt:// without"
         raise InvalidField(field="broker", value=sensor.broker, expected=expected)
     return Publisher(sensor.broker)
 
@@ -92,12 +93,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--replay", type=Path, metavar="FILE.csv", help="own recorded data instead of the weather")
     parser.add_argument(
         "--acknowledged", type=Path, metavar="FILE", help="gets a line `<topic> <id>` for each message taken"
-    )
-    parser.add_argument(
-        "--svid-dir",
-        type=Path,
-        metavar="DIR",
-        help="svid.pem, key.pem and bundle.pem of who publishes for devices without an identity, as a mapper does",
     )
     return parser
 

@@ -27,6 +27,8 @@ class SimulatedSensor(Model):
     types: Annotated[tuple[Word, ...], Field(min_length=1, max_length=16)]
     station: str = "EWR"
     identity: SimulatedIdentity | None = None
+    svid: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """Folder with the files of who publishes for a device that has no identity."""
 
     @property
     def connection(self) -> tuple[str, str]:

@@ -15,7 +15,11 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m scripts.simulator.tamper", description="Tampers with a flash.")
     parser.add_argument("image", type=Path, help="the device's flash: `identity.image` of its entry")
-    flash: Path = parser.parse_args().image
+    tamper_with(parser.parse_args().image)
+
+
+def tamper_with(flash: Path) -> None:
+    """Write such code into a flash, at once."""
     draft = flash.with_name(f".{flash.name}.new")
     draft.write_bytes(tampered(flash.read_bytes()))
     draft.replace(flash)

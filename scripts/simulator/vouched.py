@@ -45,4 +45,4 @@ def _read(directory: Path) -> Identity:
     try:
         return read_identity(directory)
     except (OSError, ValueError) as error:
-        raise InvalidField(field="svid-dir", value=str(directory), expected=f"files of an SVID ({error})") from error
+        raise InvalidField(field="svid", value=str(directory), expected=f"files of an SVID ({error})") from error

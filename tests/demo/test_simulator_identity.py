@@ -316,9 +316,9 @@ async def test_a_rewritten_flash_is_started_and_its_lie_is_seen_while_it_goes_on
 @pytest.mark.broker
 async def test_a_mapper_publishes_for_devices_that_cannot_prove_themselves(site: Site, tmp_path: Path) -> None:
     site.write_svid(tmp_path / "mapper", f"/mapper/{NODE}", roots="bundle.pem")
-    entry = site.entry("https://127.0.0.1:1")
+    entry = {**site.entry("https://127.0.0.1:1"), "svid": str(tmp_path / "mapper")}
     del entry["identity"]
-    flags = ("--svid-dir", str(tmp_path / "mapper"), "--messages", "20")
+    flags = ("--messages", "20")
     async with simulator({**entry, "device": "a"}, {**entry, "device": "b"}, flags=flags) as process:
         out, err = await process.communicate()
     assert json.loads(out) == {"sent": 40, "acknowledged": 40}, err
