@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -23,7 +23,7 @@ from scripts.testbed.cluster import Cluster
 from spire.domain.dice import Inputs, Mode
 from spire.domain.spiffe_id import TrustDomain
 from spire.domain.svid import verify_svid
-from spire.issuer.appraisal_policy import Policies
+from spire.issuer.appraisal_policy import Policies, ReferenceValues
 from spire.issuer.attestation import Attestation
 from spire.issuer.authority import Authority, EmbeddedAuthority
 from spire.issuer.devices import Devices
@@ -174,11 +174,12 @@ async def issuing(
     *,
     ttl: timedelta = timedelta(hours=1),
     authority: Authority | None = None,
+    catalogs: Sequence[ReferenceValues] = (),
 ) -> AsyncIterator[Issuer]:
     """Run what is under test until the block ends."""
     clock = Clock()
     authority = authority or await embedded(directory, clock)
-    policies = Policies(kube, namespace=leaves.namespace)
+    policies = Policies(kube, namespace=leaves.namespace, catalogs=catalogs)
     devices = Devices(kube, policies, clock=clock)
     attestation = Attestation(authority=authority, policies=policies, devices=devices, ttl=ttl, clock=clock)
     app = web.Application()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from crds.kube.client import Kube
-from crds.models.appraisal import AppraisalPolicy, LegacyDevice
+from crds.models.appraisal import AppraisalPolicy, KnownFirmware, LegacyDevice
+from scripts.simulator.dice import Image
 from scripts.testbed.cluster import Cluster
 from spire.domain.ueid import Ueid
 from tests.spire.issuer.attesting import (
@@ -128,6 +129,39 @@ async def test_without_a_policy_nothing_is_accepted(issuer: Issuer) -> None:
     issuer.use(None)
     await until(lambda: not (issuer.policies.current and issuer.policies.current.manufacturers), lambda: "still there")
     assert (await issuer.attest(thing)).status == 403
+
+
+class Catalog:
+    """Firmware that comes and goes."""
+
+    def __init__(self) -> None:
+        self.current: tuple[KnownFirmware, ...] = ()
+        self._callbacks: list[Callable[[], None]] = []
+
+    def on_change(self, callback: Callable[[], None]) -> None:
+        self._callbacks.append(callback)
+
+    def hold(self, *images: Image) -> None:
+        self.current = ACME.policy(images).firmware
+        for callback in self._callbacks:
+            callback()
+
+
+async def test_a_catalog_adds_firmware_to_the_policy(
+    kube: Kube, leaves: Leaves, cluster: Cluster, tmp_path: Path
+) -> None:
+    write_policy(cluster, leaves.namespace, ACME.policy([PUMP]))
+    catalog = Catalog()
+    async with issuing(kube, leaves, tmp_path, catalogs=(catalog,)) as issuer:
+        await until(lambda: issuer.policies.current is not None, lambda: "no policy")
+        thing = issuer.thing()
+        await issuer.known(thing)
+        assert (await issuer.attest(thing)).reason == "MeasurementUnknown"
+        catalog.hold(THERMO)
+        assert (await issuer.attest(thing)).status == 200
+        await issuer.stands(thing, "Attested", "Attested")
+        catalog.hold()
+        await issuer.stands(thing, "None", "MeasurementUnknown")
 
 
 async def test_trust_ends_by_itself(kube: Kube, leaves: Leaves, tmp_path: Path) -> None:

@@ -110,6 +110,13 @@ async def test_an_agent_vouches_for_the_devices_of_its_node(writers: Writers) ->
     assert writers.leaves.stands(name) == (None, None)
 
 
+async def test_an_agent_writes_the_rest_of_the_status_of_a_device_that_proved_itself(writers: Writers) -> None:
+    name = writers.leaves.add(UEID, node=NODE)
+    await writers.leaves.write(writers.issuer, name, ATTESTED)
+    await writers.leaves.write(writers.agent, name, {"sensorModels": "hts221"}, manager="agent")
+    assert writers.leaves.stands(name) == ("Attested", "Attested")
+
+
 async def test_an_agent_writes_nothing_on_devices_of_another_node(writers: Writers) -> None:
     name = writers.leaves.add(node=OTHER)
     said = await writers.refused(writers.agent, name, VOUCHED)
