@@ -28,9 +28,8 @@ GOOD: Attested = ("True", "Attested", "it runs thermometer")
 LOST: Attested = ("False", "MeasurementUnknown", "nobody knows 0102")
 
 
-@pytest.fixture(scope="module")
-def accounts(cluster: Cluster) -> Cluster:
-    """Who may say what is proven, with the right to write it."""
+def appoint(cluster: Cluster) -> None:
+    """Make the accounts that may say what is proven, with the right to write it."""
     rules = [{"apiGroups": ["edge.fluidos.eu"], "resources": ["leafdevices/status"], "verbs": ["patch"]}]
     subjects = [{"kind": "ServiceAccount", "name": name, "namespace": "fluidos"} for name in ACCOUNTS]
     role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test:appraisers"}
@@ -42,6 +41,12 @@ def accounts(cluster: Cluster) -> Cluster:
             {**rbac, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": subjects},
         ]
     )
+
+
+@pytest.fixture(scope="module")
+def accounts(cluster: Cluster) -> Cluster:
+    """The shared cluster, with them."""
+    appoint(cluster)
     return cluster
 
 
