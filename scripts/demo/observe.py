@@ -44,14 +44,14 @@ def simulated(provider: Provider) -> list[dict[str, Any]]:
     """The simulator's entries of a provider's sensors: a device publishes where its LeafDevice says."""
     found = []
     for leaf in map(LeafDevice.parse, provider.objects("/apis/edge.fluidos.eu/v1alpha1/leafdevices")):
-        board = next(each for each in boards(provider.number) if each.name == leaf.spec.source.name)
+        device = leaf.spec.source.name
         found += [
             {
-                "device": board.name,
+                "device": device,
                 "sensor": sensor.model,
                 "types": [each.type for each in sensor.measurements],
                 "topic": sensor.access.topic,
-                **provider.connection(board),
+                **provider.connection(device),
                 "station": STATIONS[(provider.number - 1) % len(STATIONS)],
             }
             for sensor in leaf.spec.sensors

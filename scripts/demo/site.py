@@ -13,7 +13,7 @@ from crds.models.fluidos import FLUIDOS_NAMESPACE, IDENTITY_CONFIG_MAP
 from scripts.demo.crew import Crew
 from scripts.demo.factory import Boards
 from scripts.demo.identities import Flags, Identities
-from scripts.demo.inventory import NAMESPACE, DeviceVersion, LeafBoard, boards, device, device_model
+from scripts.demo.inventory import NAMESPACE, DeviceVersion, boards, device, device_model
 from scripts.testbed.broker import Broker, BrokerTls
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.manifests import install
@@ -231,12 +231,13 @@ class Provider(Site):
             documents.append(device(board, number=number, node=self.node, version=self.version, ueid=ueid))
         self.cluster.apply(documents)
 
-    def connection(self, board: LeafBoard) -> dict[str, Any]:
-        """What the simulator needs to know of how a board publishes."""
+    def connection(self, device: str) -> dict[str, Any]:
+        """What the simulator needs to know of how a device publishes; one that is none of our boards proves nothing."""
         found: dict[str, Any] = {"broker": self.broker.url}
         if self._boards is None or self.identities is None:
             return found
-        if not board.mcu:
+        board = next((each for each in boards(self.number) if each.name == device and each.mcu), None)
+        if board is None:
             return {**found, "svid": str(self._mapper)}
         identity = self._boards.identity(board, attest=self.broker.onboarding_url, bundle=self.identities.bundle)
         return {**found, "identity": identity}

@@ -18,7 +18,7 @@ import orjson
 from crds.models.sensorclaim import Binding, SensorClaim
 from scripts.demo.crew import Crew
 from scripts.demo.inventory import NAMESPACE, LeafBoard, device
-from scripts.demo.observe import Offer, SinkClient, acknowledged, claims, known_clusters, offers
+from scripts.demo.observe import Offer, SinkClient, acknowledged, claims, known_clusters, offers, simulated
 from scripts.demo.site import Consumer, Lan, Provider
 from scripts.sink.record import Fault
 from scripts.testbed.controlplane import ControlPlanes
@@ -87,12 +87,13 @@ class World:
         self.directory = directory
         self.lan = Lan(free_port())
         self.crew = Crew(directory)
-        self.sink = SinkClient(free_port())
         clusters = planes.start_clusters(["scenario-consumer", "scenario-provider"], audit=True)
         for cluster in clusters:
             stack.callback(cluster.kill)
-        self.consumer = Consumer(clusters[0], 1)
-        self.provider = Provider.open(clusters[1], 1, directory=directory, stack=stack)
+        self.consumer = Consumer(clusters[0], 1, directory=directory, insecure=True)
+        self.provider = Provider(clusters[1], 1, directory=directory)
+        self.provider.open_broker(stack)
+        self.sink = SinkClient(self.consumer.sink_port)
         stack.callback(self.crew.stop)
         self._runs = count(1)
 
@@ -100,8 +101,7 @@ class World:
         """Everything, until the fleet of claims is bound."""
         for site in (self.consumer, self.provider):
             site.prepare()
-        self.start_sink("sink", self.sink)
-        self.provider.start(self.crew, directory=self.directory, discover=self.lan)
+        self.provider.start(self.crew, discover=self.lan)
         self.consumer.start(self.crew, discover=self.lan)
         self.crew.wait_ready(limit=LIMIT)
         self.wait(lambda: known_clusters(self.consumer) == {self.provider.gateway}, "the provider to be discovered")
@@ -257,7 +257,7 @@ class World:
         """
         run = next(self._runs)
         devices = self.directory / f"devices-{run}.json"
-        devices.write_bytes(orjson.dumps([offer.simulated for offer in offers(self.provider)]))
+        devices.write_bytes(orjson.dumps(simulated(self.provider)))
         log = self.directory / f"acknowledged-{run}"
         log.touch()
         owed = dict(targets or {})
