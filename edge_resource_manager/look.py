@@ -13,7 +13,13 @@ from typing import Literal, TypeVar
 
 from crds.errors import InvalidField
 from crds.models.sensorclaim import Binding
-from edge_resource_manager.adapters.rear_client import NotThere, ProviderRefused, ProviderSilent, RearProvider
+from edge_resource_manager.adapters.rear_client import (
+    NotThere,
+    ProviderRefused,
+    ProviderSilent,
+    RearProvider,
+    SomebodyElse,
+)
 from edge_resource_manager.domain.claims import Ended, Offered, Plan, Silent, Situation, Standing
 from edge_resource_manager.domain.matching import Candidate, Need
 from edge_resource_manager.providers import Answers, Providers
@@ -172,6 +178,8 @@ class Look:
                 return self._ended(binding, "the flavor was withdrawn")
             if binding.contract and await provider.contract(binding.contract) is None:
                 return self._ended(binding, "the provider does not hold the contract any more")
+        except SomebodyElse as error:
+            return Silent(str(error), lost=True)
         except (ProviderSilent, ProviderRefused, InvalidField) as error:
             return Silent(str(error))
         return Offered(candidate)

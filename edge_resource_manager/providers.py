@@ -27,6 +27,7 @@ from edge_resource_manager.adapters.rear_client import (
     ProviderRefused,
     ProviderSilent,
     RearProvider,
+    SomebodyElse,
 )
 from edge_resource_manager.adapters.rear_session import RearSession
 from edge_resource_manager.domain import wire
@@ -144,11 +145,12 @@ class Providers:
         """The provider of a binding, where it is now; where it was, if it is no longer known.
 
         Raises:
-            ProviderSilent: it is to be somebody else than who sold what is bound, or its address is none.
+            SomebodyElse: its KnownCluster names another one than who sold what is bound.
+            ProviderSilent: its address is none.
         """
         place = self._places().get(binding.provider, _Place(binding.provider_address))
         if self._identity is not None and binding.seller and place.pin not in ("", binding.seller):
-            raise ProviderSilent(f"sold by {binding.seller}, but its KnownCluster names {place.pin[:200]}")
+            raise SomebodyElse(f"sold by {binding.seller}, but its KnownCluster names {place.pin[:200]}")
         return self._at(_Place(place.address, binding.seller or place.pin))
 
     def _at(self, place: _Place) -> RearProvider:

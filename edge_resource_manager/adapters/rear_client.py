@@ -40,6 +40,10 @@ class ProviderSilent(Retryable):
     """No usable answer: not reachable, too slow, overloaded, or not REAR what it says."""
 
 
+class SomebodyElse(ProviderSilent):
+    """Where the seller was there is nobody who proves to be it."""
+
+
 class NotSigned(ProviderSilent):
     """An answer with a contract that its seller did not sign as it stands.
 
@@ -196,7 +200,11 @@ class RearProvider:
         if self.seller is None:
             self.seller = peer
         elif self._session.is_secure and peer != self.seller:
-            raise ProviderSilent(f"it is {peer} now, and was {self.seller}")
+            raise SomebodyElse(f"it is {peer} now, and was {self.seller}")
+
+    def _failed(self, error: Exception) -> ProviderSilent:
+        stranger = self.seller is not None and isinstance(error, aiohttp.ClientConnectorCertificateError)
+        return (SomebodyElse if stranger else ProviderSilent)(told(error))
 
     async def _ask(self, model: type[M], method: str, path: str, *, body: BaseModel | None = None) -> M:
         answer = await self._send(method, path, body=body)
@@ -236,7 +244,7 @@ class RearProvider:
         except TimeoutError as error:
             raise ProviderSilent(f"no answer within {self._seconds:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
-            raise ProviderSilent(told(error)) from error
+            raise self._failed(error) from error
 
 
 async def _bounded(response: aiohttp.ClientResponse, *, limit: int) -> bytes:

@@ -2,7 +2,7 @@
 
 A fault is set by operation (`list`, `sensor`, `reserve`, `purchase`, `contract`, `configure`, `end`, `events`, or `*`)
 and stays until it is taken away. `lose_answer` does the work and then says nothing: what a buyer sees of
-a crash or a cut cable.
+a crash or a cut cable. With an identity it speaks TLS and signs what it sells; `forge` changes that on its way.
 """
 
 import asyncio
@@ -22,6 +22,10 @@ from crds.models.base import validate
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.matching import Candidate
 from edge_resource_manager.domain.query import parse_query
+from edge_resource_manager.domain.signature import sign
+from spire.domain.authorization import any_known
+from spire.identity import FixedIdentity
+from spire.tls import server_context
 from tests.edge_resource_manager.gateway.samples import characteristics
 
 Json = dict[str, Any]
@@ -65,8 +69,15 @@ class RearSimulator:
     limit: int = 1000
     lifetime: timedelta = timedelta(hours=24)
     address: str = ""
+    identity: FixedIdentity | None = None
+    forge: Callable[[Json], Json] = lambda contract: contract
     _subscribers: set[asyncio.Queue[Json]] = field(default_factory=set)
     _reservations: int = 0
+
+    @property
+    def _port(self) -> int:
+        """That of an earlier life, if there was one."""
+        return int(self.address.rpartition(":")[2] or 0)
 
     def offer(
         self, flavor: str, *, latency: str = "12", announce: bool = True, available: bool = True, **changed: Any
@@ -122,7 +133,8 @@ class RearSimulator:
             app.router.add_route(method, base + path, self._faulty(operation, handler))
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1, handler_cancellation=True)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        tls = server_context(self.identity, authorize=any_known()) if self.identity else None
+        site = web.TCPSite(runner, "127.0.0.1", self._port, ssl_context=tls)
         await site.start()
         self.address = f"127.0.0.1:{runner.addresses[0][1]}"
         try:
@@ -226,7 +238,7 @@ class RearSimulator:
                 "_which": held["_which"],
             }
             self.bought.append(held["_flavor"])
-        return _json(contract)
+        return self._sold(contract)
 
     async def _contract(self, request: web.Request) -> web.StreamResponse:
         return _json(self.contracts.get(request.match_info["id"]))
@@ -236,7 +248,13 @@ class RearSimulator:
         if contract is not None:
             contract["configuration"] = await request.json()
             contract["expirationTime"] = self._end_time(self.lifetime)
-        return _json(contract)
+        return _json(contract) if contract is None else self._sold(contract)
+
+    def _sold(self, contract: Json) -> web.Response:
+        if self.identity is None:
+            return _json(contract)
+        mark = sign(contract, svid=self.identity.current.svid, now=datetime.now(UTC))
+        return _json(self.forge({**contract, "signature": mark}))
 
     async def _end(self, request: web.Request) -> web.StreamResponse:
         found = self.contracts.pop(request.match_info["id"], None)
