@@ -29,7 +29,7 @@ from tests.spire.pki import Ca
 A, B = Ca.of("a.test"), Ca.of("b.test")
 FIRST, SECOND = A.identity("/relay/edge-1", knows=[B]), A.identity("/relay/edge-1", knows=[B])
 HEADER = (("workload.spiffe.io", "true"),)
-LIMIT = 20
+LIMIT = 60
 METHODS = ["FetchX509SVID", "FetchX509Bundles", "FetchJWTBundles", "FetchJWTSVID", "ValidateJWTSVID"]
 
 

@@ -28,7 +28,7 @@ from spire.tls import client_context, peer_of, server_context, show
 from tests.spire.pki import HOUR, Ca, bundles_of
 
 A, B = Ca.of("a.test"), Ca.of("b.test")
-LIMIT = 10
+LIMIT = 60
 
 
 def source(authority: Ca, path: str, *knows: Ca) -> FixedIdentity:
