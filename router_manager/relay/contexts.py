@@ -1,24 +1,22 @@
 """TLS towards targets: one context for each expectation, so that no connection made for one peer serves another.
 
-aiohttp keeps connections apart by their context, and a context lives as long as the certificates that it was made for:
-when a trust domain loses or changes its roots, the next request meets a new handshake.
+aiohttp keeps connections apart by their context. Whenever the relay's identity or the roots that it knows are renewed,
+so are the contexts: the next request meets a new handshake, in which the target proves anew who it is. Who can do so no
+longer gets nothing more; a request on its way is not touched.
 """
 
 from __future__ import annotations
 
 import ssl
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
 from router_manager.domain.peers import Anybody, Certified, EndpointOf, Exactly, Peer
 from spire.domain.authorization import exactly, in_domain
-from spire.identity import IdentitySource, Svid
+from spire.identity import Identity, IdentitySource, Svid
 from spire.tls import client_context, show
 
 _MAX_CONTEXTS = 1024
-
-Certificates: TypeAlias = tuple[bytes, ...]
 
 
 class UnprovableError(OSError):
@@ -28,10 +26,11 @@ class UnprovableError(OSError):
 class Contexts:
     """Made when they are needed; the least used go first."""
 
-    def __init__(self, identity: IdentitySource | None) -> None:
+    def __init__(self, source: IdentitySource | None) -> None:
         """Use this identity; None is `--insecure`."""
-        self._identity = identity
-        self._made: OrderedDict[Peer, tuple[Certificates, ssl.SSLContext]] = OrderedDict()
+        self._source = source
+        self._made: OrderedDict[Peer, ssl.SSLContext | bool] = OrderedDict()
+        self._made_for: Identity | None = None
 
     def of(self, peer: Peer) -> ssl.SSLContext | bool:
         """What aiohttp takes as `ssl` of a request; True is the system's roots, or plain HTTP.
@@ -39,14 +38,24 @@ class Contexts:
         Raises:
             UnprovableError: the peer's trust domain is unknown, or its roots are no certificates.
         """
-        identity = self._identity
+        identity = None if self._source is None else self._source.current
+        if identity != self._made_for:
+            self._made.clear()
+            self._made_for = identity
+        if peer not in self._made:
+            self._made[peer] = self._make(peer)
+        self._made.move_to_end(peer)
+        if len(self._made) > _MAX_CONTEXTS:
+            self._made.popitem(last=False)
+        return self._made[peer]
+
+    def _make(self, peer: Peer) -> ssl.SSLContext | bool:
+        source = self._source
         if isinstance(peer, Anybody):
             return True
         if isinstance(peer, Certified):
-            svid = None if identity is None else identity.current.svid
-            chain = () if svid is None else svid.chain
-            return self._kept(peer, chain, lambda: file_context(peer.roots, svid=svid))
-        if identity is None:
+            return file_context(peer.roots, svid=None if source is None else source.current.svid)
+        if source is None:
             if isinstance(peer, EndpointOf):
                 return True
             raise UnprovableError(f"{peer.spiffe_id} is expected, which nobody can prove to a relay with --insecure")
@@ -54,23 +63,13 @@ class Contexts:
             case Exactly(spiffe_id):
                 domain, authorize = spiffe_id.trust_domain, exactly(spiffe_id)
             case EndpointOf(named):
-                domain = named or identity.current.svid.spiffe_id.trust_domain
+                domain = named or source.current.svid.spiffe_id.trust_domain
                 authorize = in_domain(domain, path="/endpoint/")
             case _:
                 assert_never(peer)
-        roots = identity.current.bundles.get(domain)
-        if not roots:
+        if not source.current.bundles.get(domain):
             raise UnprovableError(f"no roots of trust domain {domain} are known: is it federated with?")
-        return self._kept(peer, roots, lambda: client_context(identity, authorize=authorize))
-
-    def _kept(self, peer: Peer, made_for: Certificates, make: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
-        made = self._made.get(peer)
-        if made is None or made[0] != made_for:
-            made = self._made[peer] = (made_for, make())
-        self._made.move_to_end(peer)
-        if len(self._made) > _MAX_CONTEXTS:
-            self._made.popitem(last=False)
-        return made[1]
+        return client_context(source, authorize=authorize)
 
 
 def file_context(roots: str, *, svid: Svid | None) -> ssl.SSLContext:

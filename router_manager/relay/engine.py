@@ -174,7 +174,9 @@ class Relay:
 
     def _close(self, key: LaneKey) -> None:
         self._tasks.pop(key).cancel()
-        self.pumps.pop(key).lane.close()
+        pump = self.pumps.pop(key)
+        log.info("lane ended", route=str(pump.way.route), target=key.target, dropped=pump.lane.backlog)
+        pump.lane.close()
 
     async def _keep_house(self) -> None:
         """Give back what every lane has passed; note now and then how far idle lanes have come."""

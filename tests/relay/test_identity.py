@@ -200,21 +200,39 @@ async def test_renewing_the_identity_under_load_loses_and_reorders_nothing(tmp_p
     ):
         kept = route(endpoint(steady), trust_domain="consumer.test")
         await serve(running, kept)
-        for number in range(20):
+        for number in range(10):
             publishing = asyncio.create_task(
                 publish_all(broker.port, numbered(range(number * 100, number * 100 + 100)))
             )
             source.replace(PROVIDER.identity("/relay/edge-1", knows=[CONSUMER]))
             await publishing
-        await until(lambda: steady.ids == list(range(2000)))
+        await until(lambda: steady.ids == list(range(1000)))
         assert running.pumps[KEY].statistics.retried == 0
-        # A handshake of now shows the identity of now.
+        # From now on everybody meets the identity of now, and proves anew who it is.
         source.replace(PROVIDER.identity("/relay/renamed", knows=[CONSUMER]))
         await serve(running, kept, route(endpoint(late), uid="route-2", trust_domain="consumer.test"))
         await publish_all(broker.port, numbered([9999]))
         await until(lambda: late.ids == [9999])
-        assert {str(peer) for peer in steady.peers} == {"spiffe://provider.test/relay/edge-1"}
-        assert [str(peer) for peer in late.peers] == ["spiffe://provider.test/relay/renamed"]
+        await until(lambda: steady.ids[-1] == 9999)
+        before, now = "spiffe://provider.test/relay/edge-1", "spiffe://provider.test/relay/renamed"
+        assert {str(peer) for peer in steady.peers[:-1]} == {before}
+        assert {str(steady.peers[-1]), str(late.peers[-1])} == {now}
+
+
+async def test_an_endpoint_that_is_not_renewed_gets_nothing_more_on_a_kept_connection(
+    tmp_path: Path, broker: Broker
+) -> None:
+    source, other = FixedIdentity(RELAY), FixedIdentity(CONSUMER.identity(TELEGRAF, knows=[PROVIDER]))
+    target = Target(tls=server_context(other, authorize=under("/relay/")))
+    async with serving(target), relay(tmp_path / "state", broker.port, sender=sender(source)) as running:
+        await serve(running, route(endpoint(target), trust_domain="consumer.test"))
+        await publish_all(broker.port, numbered(range(10)))
+        await until(lambda: target.ids == list(range(10)))
+        other.replace(expired())
+        source.replace(PROVIDER.identity("/relay/edge-1", knows=[CONSUMER]))
+        await publish_all(broker.port, numbered(range(10, 20)))
+        await until(lambda: "expired" in problem(running))
+        assert target.ids == list(range(10))
 
 
 async def test_an_end_of_federation_stops_kept_connections_too(tmp_path: Path, broker: Broker) -> None:
