@@ -19,7 +19,6 @@ from spire.domain.errors import Reason, Untrusted
 from tests.edge_resource_manager.gateway.test_wire import json_values
 from tests.spire.pki import HOUR, Ca, Key, bundles_of, usage
 
-NOW = datetime.now(UTC)
 SELLER, OTHER = Ca.of("provider"), Ca.of("other")
 SVID = SELLER.svid("/manager/rear-gateway")
 CONTRACT: dict[str, Any] = {
@@ -30,13 +29,17 @@ CONTRACT: dict[str, Any] = {
 KNOWN = bundles_of(SELLER, OTHER)
 
 
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
 def signed(contract: dict[str, Any] = CONTRACT) -> str:
-    return sign(contract, svid=SVID, now=NOW)
+    return sign(contract, svid=SVID, now=now())
 
 
 def refused(mark: str, contract: dict[str, Any] = CONTRACT, **changed: Any) -> Reason:
     with pytest.raises(Untrusted) as caught:
-        verify(mark, contract, **{"bundles": KNOWN, "now": NOW, **changed})
+        verify(mark, contract, **{"bundles": KNOWN, "now": now(), **changed})
     return Reason(caught.value.reason)
 
 
@@ -112,9 +115,9 @@ def test_nesting_is_bounded() -> None:
 
 @pytest.mark.parametrize("key", [ec.generate_private_key(ec.SECP384R1()), ed25519.Ed25519PrivateKey.generate()])
 def test_a_signature_says_who_signed(key: Key) -> None:
-    assert verify(signed(), CONTRACT, bundles=KNOWN, now=NOW) == SVID.spiffe_id
+    assert verify(signed(), CONTRACT, bundles=KNOWN, now=now()) == SVID.spiffe_id
     svid = SELLER.intermediate().svid("/manager/x", key=key)
-    assert verify(sign(CONTRACT, svid=svid, now=NOW), CONTRACT, bundles=KNOWN, now=NOW) == svid.spiffe_id
+    assert verify(sign(CONTRACT, svid=svid, now=now()), CONTRACT, bundles=KNOWN, now=now()) == svid.spiffe_id
     assert is_by(signed(), SVID)
     assert not is_by(signed(), svid)
     assert not is_by("", SVID)
@@ -123,7 +126,7 @@ def test_a_signature_says_who_signed(key: Key) -> None:
 def test_an_rsa_key_signs_no_contract() -> None:
     svid = SELLER.svid("/manager/x", key=rsa.generate_private_key(65537, 2048))
     with pytest.raises(Terminal, match="EC or Ed25519"):
-        sign(CONTRACT, svid=svid, now=NOW)
+        sign(CONTRACT, svid=svid, now=now())
 
 
 def test_how_the_json_is_written_and_when_the_device_was_heard_of_do_not_count() -> None:
@@ -131,7 +134,7 @@ def test_how_the_json_is_written_and_when_the_device_was_heard_of_do_not_count()
     other["flavor"]["timestamp"] = "2026-11-21T13:00:00Z"
     other["configuration"]["data"]["filter"]["maxPerSecond"] = 1
     other["signature"] = "whatever"
-    assert verify(signed(), other, bundles=KNOWN, now=NOW) == SVID.spiffe_id
+    assert verify(signed(), other, bundles=KNOWN, now=now()) == SVID.spiffe_id
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -199,10 +202,10 @@ def test_content_in_the_signature_is_refused() -> None:
 
 def test_only_a_chain_that_is_trusted_now_and_for_its_own_domain_counts() -> None:
     assert refused(signed(), bundles=bundles_of(OTHER)) is Reason.TRUST_DOMAIN_UNKNOWN
-    assert refused(signed(), now=NOW + 2 * HOUR) is Reason.NOT_VALID_NOW
+    assert refused(signed(), now=now() + 2 * HOUR) is Reason.NOT_VALID_NOW
     forged = OTHER.svid("/manager/rear-gateway", trust_domain=SELLER.trust_domain)
-    assert refused(sign(CONTRACT, svid=forged, now=NOW)) is Reason.CHAIN_BROKEN
+    assert refused(sign(CONTRACT, svid=forged, now=now())) is Reason.CHAIN_BROKEN
     authority = SELLER.svid("/manager/rear-gateway", ca=True, key_usage=usage(certifies=True))
-    assert refused(sign(CONTRACT, svid=authority, now=NOW)) is Reason.NOT_AN_SVID
-    old = SELLER.svid("/manager/x", not_before=NOW - HOUR, not_after=NOW - timedelta(minutes=1))
-    assert refused(sign(CONTRACT, svid=old, now=NOW)) is Reason.NOT_VALID_NOW
+    assert refused(sign(CONTRACT, svid=authority, now=now())) is Reason.NOT_AN_SVID
+    old = SELLER.svid("/manager/x", not_before=now() - HOUR, not_after=now() - timedelta(minutes=1))
+    assert refused(sign(CONTRACT, svid=old, now=now())) is Reason.NOT_VALID_NOW
