@@ -115,7 +115,7 @@ def merge(ours: Mapping[TrustDomain, Known], theirs: Mapping[TrustDomain, Known]
 
 def interval(bundle: Bundle) -> timedelta:
     """When to ask again, by the publisher's wish and within our bounds."""
-    return min(max(bundle.refresh_hint or USUAL, SHORTEST), LONGEST)
+    return min(max(USUAL if bundle.refresh_hint is None else bundle.refresh_hint, SHORTEST), LONGEST)
 
 
 def dump(known: Mapping[TrustDomain, Known]) -> bytes:
@@ -159,17 +159,29 @@ def _peer(domain: TrustDomain, text: str, *, own: TrustDomain) -> Peer:
     if domain == own:
         raise InvalidField(field=field, value=str(domain), expected="another trust domain than this cluster's own")
     said = FederatedTrustDomain.parse_yaml(text, field=field)
-    match said.trust_domain_bundle:
-        case str() as written if "-----BEGIN" in written:
-            first = bundles.parse_pem(written.encode(), trust_domain=domain)
-        case str() as written:
-            first = bundles.parse(written.encode(), trust_domain=domain)
-        case document:
-            first = bundles.parse(orjson.dumps(document), trust_domain=domain)
+    try:
+        return Peer(endpoint=_endpoint(said), first=_first(said, domain))
+    except InvalidField as error:
+        raise InvalidField(field=f"{field}: {error.field}", value=error.value, expected=error.expected) from error
+
+
+def _endpoint(said: FederatedTrustDomain) -> Endpoint | None:
     match said.bundle_endpoint_url, said.endpoint_spiffe_id:
         case str() as url, str() as name:
-            return Peer(endpoint=Endpoint(url=url, spiffe_id=SpiffeId.parse(name)), first=first)
+            return Endpoint(url=url, spiffe_id=SpiffeId.parse(name))
         case None, None:
-            return Peer(endpoint=None, first=first)
+            return None
         case one:
-            raise InvalidField(field=field, value=one, expected="bundleEndpointURL and endpointSPIFFEID, or neither")
+            raise InvalidField(
+                field="endpoint", value=one, expected="bundleEndpointURL and endpointSPIFFEID, or neither"
+            )
+
+
+def _first(said: FederatedTrustDomain, domain: TrustDomain) -> Bundle:
+    match said.trust_domain_bundle:
+        case str() as written if "-----BEGIN" in written:
+            return bundles.parse_pem(written.encode(), trust_domain=domain)
+        case str() as written:
+            return bundles.parse(written.encode(), trust_domain=domain)
+        case document:
+            return bundles.parse(orjson.dumps(document), trust_domain=domain)

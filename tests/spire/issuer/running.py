@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from base64 import b64decode
 from collections.abc import AsyncIterator
@@ -72,6 +73,7 @@ class Issuer:
     trust_domain: TrustDomain
     flags: tuple[str, ...] = ()
     in_secrets: bool = False
+    namespace: str = "fluidos"
 
     def __post_init__(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -91,11 +93,15 @@ class Issuer:
         return roots_of_pem(self.bundle_file.read_bytes())
 
     def start(self) -> None:
-        kubeconfig = self.cluster.service_account_kubeconfig("fluidos", "identity-issuer")
+        # Its account has rights in its own namespace alone; elsewhere, where it disturbs nobody, it is an admin.
+        ours = self.namespace == "fluidos"
+        kubeconfig = (
+            self.cluster.service_account_kubeconfig("fluidos", "identity-issuer") if ours else self.cluster.kubeconfig
+        )
         command = [
             *(sys.executable, "-m", "spire.issuer", "--kubeconfig", str(kubeconfig)),
             *("--trust-domain", str(self.trust_domain), "--listen", f"127.0.0.1:{self.port}"),
-            *("--bundle-file", str(self.bundle_file), *self.flags),
+            *("--bundle-file", str(self.bundle_file), "--namespace", self.namespace, *self.flags),
         ]
         if not self.in_secrets:
             command += ["--state-dir", str(self.directory / "state")]
@@ -117,12 +123,15 @@ class Issuer:
                 except (aiohttp.ClientError, OSError, Malformed):
                     await asyncio.sleep(0.05)
 
+    def context(self) -> ssl.SSLContext:
+        """As strict about it as a helper is."""
+        bundles = {self.trust_domain: self.roots}
+        return anonymous_client_context(bundles, authorize=exactly(self.trust_domain.spiffe_id("issuer")))
+
     @asynccontextmanager
     async def session(self, *, connections: int = 1) -> AsyncIterator[aiohttp.ClientSession]:
-        """Connections to it, as strict as a helper is."""
-        bundles = {self.trust_domain: self.roots}
-        context = anonymous_client_context(bundles, authorize=exactly(self.trust_domain.spiffe_id("issuer")))
-        connector = aiohttp.TCPConnector(ssl=context, limit=connections)
+        """Connections to it."""
+        connector = aiohttp.TCPConnector(ssl=self.context(), limit=connections)
         async with aiohttp.ClientSession(connector=connector, base_url=self.url) as session:
             yield session
 
@@ -144,10 +153,17 @@ class Issuer:
 
 @asynccontextmanager
 async def issuer_on(
-    cluster: Cluster, directory: Path, *flags: str, trust_domain: str = "a.example", in_secrets: bool = False
+    cluster: Cluster,
+    directory: Path,
+    *flags: str,
+    trust_domain: str = "a.example",
+    in_secrets: bool = False,
+    namespace: str = "fluidos",
 ) -> AsyncIterator[Issuer]:
     """An issuer that answers."""
-    issuer = Issuer(cluster, directory, TrustDomain(trust_domain), flags, in_secrets)
+    issuer = Issuer(
+        cluster, directory, TrustDomain(trust_domain), flags=flags, in_secrets=in_secrets, namespace=namespace
+    )
     try:
         issuer.start()
         await issuer.answering()

@@ -209,3 +209,13 @@ async def test_a_flood_is_bounded_and_others_are_served_after_it(issuer: Issuer,
             if (await issuer.trade(token, csr)).status == 200:
                 break
             await asyncio.sleep(0.1)
+
+
+async def test_connections_that_ask_nothing_are_cut(issuer: Issuer) -> None:
+    plain, plain_writer = await asyncio.open_connection("127.0.0.1", issuer.port)
+    secured, writer = await asyncio.open_connection("127.0.0.1", issuer.port, ssl=issuer.context())
+    async with asyncio.timeout(40):
+        assert await plain.read() == b""
+        assert await secured.read() == b""
+    plain_writer.close()
+    writer.close()
