@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol
 
 from spire.domain.dice import Component, Inputs, Mode
@@ -96,6 +97,34 @@ class Layer:
     measurement: bytes
     mode: Mode
     component: Component
+
+
+@lru_cache(maxsize=1024)
+def layer_of(
+    code_hash: bytes,
+    code_descriptor: bytes | None,
+    configuration_hash: bytes | None,
+    configuration_descriptor: bytes | None,
+    authority_hash: bytes | None,
+    authority_descriptor: bytes | None,
+    mode: int,
+    profile_name: str | None,
+) -> Layer:
+    """The layer that members of an `OpenDiceInput` describe; remembered, as devices that run the same say the same.
+
+    Raises:
+        Malformed: they contradict each other, or one has a wrong length.
+    """
+    return OpenDiceInput(
+        code_hash=code_hash,
+        code_descriptor=code_descriptor,
+        configuration_hash=configuration_hash,
+        configuration_descriptor=configuration_descriptor,
+        authority_hash=authority_hash,
+        authority_descriptor=authority_descriptor,
+        mode=Mode(mode),
+        profile_name=profile_name,
+    ).layer()
 
 
 class Signed(Protocol):

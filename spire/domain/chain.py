@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from itertools import pairwise
 
 from spire.domain import dice_cbor, dice_x509
@@ -77,8 +78,11 @@ class VerifiedChain:
     attestation_key: PublicKey
 
 
+@lru_cache(maxsize=4096)
 def parse_certificate(data: bytes) -> Certificate:
-    """Read a certificate of either form.
+    """Read a certificate of either form; remembered, as a device shows the same ones until its firmware changes.
+
+    What is remembered is what the bytes say. Whether it is true is checked each time.
 
     Raises:
         Malformed: it is of none.

@@ -18,6 +18,8 @@ VERIFY = 2
 TAG = b"\xd2"
 """Tag 18, which says COSE_Sign1."""
 
+_ALGORITHM_ALONE = {cbor.encode({ALGORITHM: curve.algorithm}): {ALGORITHM: curve.algorithm} for curve in Curve}
+"""The signed headers of every certificate, read once."""
 _BY_COSE_CURVE = {curve.cose_curve: curve for curve in Curve}
 
 
@@ -59,7 +61,7 @@ def parse(data: bytes, *, field: str, limit: int) -> Sign1:
             pass
         case other:
             raise Malformed(field=field, value=other, expected="a COSE_Sign1")
-    signed = cbor.decode(protected, field=f"{field}.protected", limit=limit)
+    signed = _ALGORITHM_ALONE.get(protected) or cbor.decode(protected, field=f"{field}.protected", limit=limit)
     if not isinstance(signed, Mapping) or type(signed.get(ALGORITHM)) is not int:
         raise Malformed(field=f"{field}.protected", value=signed, expected="a map with the algorithm")
     if CRITICAL in signed or not signed.keys().isdisjoint(unprotected):

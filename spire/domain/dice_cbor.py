@@ -7,8 +7,7 @@ from typing import Final
 
 from spire.domain import cbor, cose, dice
 from spire.domain.cbor import Fields
-from spire.domain.certificates import MAX_CERTIFICATE, MAX_NAME, Certificate, Layer, OpenDiceInput
-from spire.domain.dice import Mode
+from spire.domain.certificates import MAX_CERTIFICATE, MAX_NAME, Certificate, Layer, OpenDiceInput, layer_of
 from spire.domain.errors import Malformed
 from spire.domain.keys import PrivateKey, PublicKey
 from spire.domain.ueid import Ueid
@@ -129,16 +128,16 @@ def _layer(said: Fields) -> Layer | None:
     mode = said.required(_MODE, bytes, "mode")
     if len(mode) != 1:
         raise Malformed(field="certificate.mode", value=mode, expected="one byte")
-    return OpenDiceInput(
-        code_hash=code_hash,
-        code_descriptor=said.optional(_CODE_DESCRIPTOR, bytes, "codeDescriptor"),
-        configuration_hash=said.optional(_CONFIGURATION_HASH, bytes, "configurationHash"),
-        configuration_descriptor=said.optional(_CONFIGURATION_DESCRIPTOR, bytes, "configurationDescriptor"),
-        authority_hash=said.optional(_AUTHORITY_HASH, bytes, "authorityHash"),
-        authority_descriptor=said.optional(_AUTHORITY_DESCRIPTOR, bytes, "authorityDescriptor"),
-        mode=Mode(mode[0]),
-        profile_name=said.optional(_PROFILE_NAME, str, "profileName"),
-    ).layer()
+    return layer_of(
+        code_hash,
+        said.optional(_CODE_DESCRIPTOR, bytes, "codeDescriptor"),
+        said.optional(_CONFIGURATION_HASH, bytes, "configurationHash"),
+        said.optional(_CONFIGURATION_DESCRIPTOR, bytes, "configurationDescriptor"),
+        said.optional(_AUTHORITY_HASH, bytes, "authorityHash"),
+        said.optional(_AUTHORITY_DESCRIPTOR, bytes, "authorityDescriptor"),
+        mode[0],
+        said.optional(_PROFILE_NAME, str, "profileName"),
+    )
 
 
 def _name(name: str) -> str:

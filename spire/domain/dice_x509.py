@@ -19,8 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 from spire.domain import dice, keys, tcg
-from spire.domain.certificates import MAX_CERTIFICATE, Certificate, Layer, OpenDiceInput
-from spire.domain.dice import Mode
+from spire.domain.certificates import MAX_CERTIFICATE, Certificate, Layer, OpenDiceInput, layer_of
 from spire.domain.errors import Malformed
 from spire.domain.keys import Curve, PrivateKey, PublicKey
 from spire.domain.ueid import Ueid
@@ -277,7 +276,7 @@ class _Extensions:
 
     def take(self, kind: type[E], oid: x509.ObjectIdentifier) -> E | None:
         extension = self._left.pop(oid, None)
-        return extension.value if extension is not None and isinstance(extension.value, kind) else None
+        return extension.value if extension is not None and type(extension.value) is kind else None
 
     def take_unrecognized(self, oid: x509.ObjectIdentifier) -> bytes | None:
         extension = self.take(x509.UnrecognizedExtension, oid)
@@ -319,13 +318,13 @@ def _layer(*, open_dice: bytes | None, tcb_info: bytes | None) -> Layer | None:
     mode = bytes(said.mode.data)
     if said.mode.tag_bytes not in (_INTEGER, _ENUMERATED) or len(mode) != 1:
         raise Malformed(field="openDice.mode", value=mode, expected="an INTEGER or ENUMERATED of one byte")
-    return OpenDiceInput(
-        code_hash=said.code_hash,
-        code_descriptor=said.code_descriptor,
-        configuration_hash=said.configuration_hash,
-        configuration_descriptor=said.configuration_descriptor,
-        authority_hash=said.authority_hash,
-        authority_descriptor=said.authority_descriptor,
-        mode=Mode(mode[0]),
-        profile_name=said.profile_name,
-    ).layer()
+    return layer_of(
+        said.code_hash,
+        said.code_descriptor,
+        said.configuration_hash,
+        said.configuration_descriptor,
+        said.authority_hash,
+        said.authority_descriptor,
+        mode[0],
+        said.profile_name,
+    )
