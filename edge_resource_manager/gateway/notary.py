@@ -18,11 +18,16 @@ class Notary:
     Args:
         identity: of the gateway; without one nothing is signed.
         clock: now, in UTC.
+
+    Raises:
+        Terminal: its key is of a kind that contracts are not signed with.
     """
 
     def __init__(self, identity: IdentitySource | None, *, clock: Callable[[], datetime]) -> None:
         self._identity = identity
         self._clock = clock
+        if identity is not None:
+            signature.sign({}, svid=identity.current.svid, now=clock())
 
     def signed(self, contract: Contract) -> Contract:
         """The contract with a signature over what it says now."""

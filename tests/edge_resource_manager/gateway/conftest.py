@@ -125,11 +125,11 @@ async def eventually(holds: Callable[[], bool | Awaitable[bool]], what: str) -> 
     raise AssertionError(f"never: {what}")
 
 
-def flags(kubeconfig: Path, **changed: Any) -> list[str]:
-    """The command line, without an identity; limit two places a sensor unless it says otherwise itself."""
+def flags(kubeconfig: Path, *, identity_socket: Path | None = None, **changed: Any) -> list[str]:
+    """The command line, by default without an identity; two places a sensor unless it says otherwise itself."""
     values = {"kubeconfig": kubeconfig, "listen": f"127.0.0.1:{free_port()}", "max_consumers": 2, **changed}
     words = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    return [*words, "--insecure"]
+    return [*words, "--identity-socket", str(identity_socket)] if identity_socket else [*words, "--insecure"]
 
 
 @asynccontextmanager

@@ -12,8 +12,10 @@ import aiohttp
 import orjson
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from crds.annotations import BUYER_SPIFFE_ID, INSECURE, SIGNATURE
+from crds.errors import Terminal
 from edge_resource_manager.domain.signature import verify
 from edge_resource_manager.gateway import server
 from scripts.testbed.cluster import Cluster
@@ -202,6 +204,14 @@ async def test_contracts_are_signed_as_they_are_sent_and_stored(
     assert renewed["signature"] != changed["signature"]
     assert signer(renewed) == seller
     assert {**renewed, "signature": ""} == {**changed, "signature": ""}
+
+
+async def test_a_key_that_signs_no_contract_is_told_at_the_start(provider_cluster: Cluster) -> None:
+    key = rsa.generate_private_key(65537, 2048)
+    identity = FixedIdentity(Identity(svid=SELLER.svid(GATEWAY, key=key), bundles=bundles_of(SELLER)))
+    with pytest.raises(Terminal, match="EC or Ed25519"):
+        async with running(provider_cluster, identity=identity):
+            pass
 
 
 async def test_without_identities_nothing_is_proven_and_every_object_says_so(

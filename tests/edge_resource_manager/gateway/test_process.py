@@ -8,11 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from cryptography import x509
 
+from edge_resource_manager.gateway.server import HANDSHAKE_SECONDS, MAX_HANDSHAKES
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import Child, free_port
+from spire.domain.authorization import under
+from spire.helper.api import serve
+from spire.helper.held import Granted, Held, Latest
+from spire.identity import FixedIdentity
+from spire.tls import client_context
 from tests.edge_resource_manager.gateway import samples
 from tests.edge_resource_manager.gateway.conftest import eventually, flags
+from tests.spire.pki import Ca
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 URL = "http://127.0.0.1:{port}/api/v2"
@@ -28,6 +36,7 @@ class Process:
     metrics_port: int = field(default_factory=free_port)
     child: Child | None = None
     lives: int = 0
+    identity_socket: Path | None = None
 
     @property
     def url(self) -> str:
@@ -35,7 +44,8 @@ class Process:
 
     def start(self) -> Child:
         account = self.cluster.service_account_kubeconfig("fluidos", "rear-gateway")
-        arguments = flags(account, listen=f"127.0.0.1:{self.port}", metrics_port=self.metrics_port)
+        listen = f"127.0.0.1:{self.port}"
+        arguments = flags(account, listen=listen, metrics_port=self.metrics_port, identity_socket=self.identity_socket)
         command = [sys.executable, "-m", "edge_resource_manager.gateway", *arguments]
         self.lives += 1
         self.child = Child(name="gateway", command=command, directory=REPOSITORY, logs=self.directory)
@@ -57,8 +67,10 @@ class Process:
 
 
 @asynccontextmanager
-async def started(cluster: Cluster, directory: Path) -> AsyncIterator[tuple[Process, aiohttp.ClientSession]]:
-    process = Process(cluster, directory)
+async def started(
+    cluster: Cluster, directory: Path, *, identity_socket: Path | None = None
+) -> AsyncIterator[tuple[Process, aiohttp.ClientSession]]:
+    process = Process(cluster, directory, identity_socket=identity_socket)
     async with aiohttp.ClientSession() as http:
         try:
             process.start()
@@ -146,6 +158,52 @@ async def test_figures_are_served_beside_the_gateway_and_never_on_its_port(
         )
         async with http.get(f"http://127.0.0.1:{process.port}/metrics") as answer:
             assert answer.status == 404
+
+
+async def test_a_crowd_of_slow_handshakes_holds_up_nobody(provider_cluster: Cluster, tmp_path: Path) -> None:
+    seller, consumer = Ca.of("provider"), Ca.of("consumer")
+    held = Latest[Held](Granted(seller.identity("/manager/rear-gateway", knows=(consumer,))))
+    source = FixedIdentity(consumer.identity("/manager/edge-resource-manager", knows=(seller,)))
+    tls = client_context(source, authorize=under("/manager/rear-gateway"))
+    async with (
+        serve(tmp_path / "identity" / "socket", held),
+        started(provider_cluster, tmp_path, identity_socket=tmp_path / "identity" / "socket") as (process, http),
+    ):
+        url = process.url.replace("http:", "https:")
+
+        async def shown() -> int:
+            """The certificate that a new connection is shown."""
+            _, writer = await asyncio.open_connection("127.0.0.1", process.port, ssl=tls)
+            der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+            writer.close()
+            return x509.load_der_x509_certificate(der).serial_number
+
+        async with http.get(f"{url}/flavors/sensors/events", ssl=tls) as stream:
+            await stream.content.readline()
+            crowd = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(3 * MAX_HANDSHAKES)]
+            for _, writer in crowd[::2]:
+                writer.write(b"\x16\x03\x01\x02\x00")  # the beginning of a ClientHello
+            before = await shown()
+            async with http.get(f"{url}/flavors/sensors", ssl=tls) as answer:
+                assert answer.status == 200
+            # The oldest went for the newest, and what was let in has its time.
+            for reader, _ in crowd[:MAX_HANDSHAKES]:
+                await asyncio.wait_for(_ended(reader), 1)
+            for reader, writer in crowd:
+                await asyncio.wait_for(_ended(reader), 4 * HANDSHAKE_SECONDS)
+                writer.close()
+            held.set(Granted(seller.identity("/manager/rear-gateway", knows=(consumer,))))
+
+            async def renewed() -> bool:
+                return await shown() != before
+
+            await eventually(renewed, "new connections are shown the new certificate")
+            assert await stream.content.readline()  # it went on all the time
+
+
+async def _ended(reader: asyncio.StreamReader) -> None:
+    with suppress(ConnectionError):
+        assert await reader.read() == b""
 
 
 async def test_a_port_that_is_taken_is_told(provider_cluster: Cluster, tmp_path: Path) -> None:

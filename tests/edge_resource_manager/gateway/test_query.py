@@ -13,6 +13,7 @@ from crds.errors import InvalidField
 from crds.models.base import validate
 from crds.models.fluidos import FlavorSpec
 from crds.models.sensorclaim import Bound, Limits, SensorClaimSpec, SensorNeed
+from crds.models.trust import TIERS, Tier
 from crds.typedata import FlavorView, sensor_from_flavor
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.matching import Candidate, Fits, Need, judge
@@ -117,15 +118,36 @@ views = st.builds(
     latency=st.none() | st.sampled_from(["16", "15.999", "16.0004", "100"]),
     samplingRate=st.none() | st.sampled_from(["1", "0.0015", "100"]),
     consumption=st.none() | st.sampled_from(["0.06", "0.0000001"]),
-    additional=st.none() | st.just({"mcu": "STM32U585AI"}),
+    additional=st.none() | st.builds(lambda tier: {"mcu": "STM32U585AI", "trustTier": tier}, st.sampled_from(TIERS)),
 )
 
 
+@pytest.mark.parametrize(
+    ("asked", "matching"),
+    [
+        ("[range][min]=GatewayVouched", ("GatewayVouched", "Attested")),
+        ("[range][lessThan]=gatewayvouched", (None, "None", "Legacy")),
+        ("[match]=Legacy", ("Legacy",)),
+        ("[match]=None", (None, "None")),
+    ],
+)
+def test_tiers_are_ordered(asked: str, matching: tuple[Tier | None, ...]) -> None:
+    operator, _, value = asked.partition("=")
+    query = parse_query([(f"filter[trustTier]{operator}", value)])
+    found = [each for each in (None, *TIERS) if query.matches(view(additional={"trustTier": each} if each else None))]
+    assert tuple(found) == matching
+
+
+def test_a_tier_that_is_none_is_named() -> None:
+    with pytest.raises(InvalidField, match=r"filter\[trustTier\]\[match\]: 'Gold'.*one of None, Legacy"):
+        parse_query([("filter[trustTier][match]", "Gold")])
+
+
 @settings(max_examples=300)
-@given(needs, limits, views)
-def test_what_a_claim_takes_its_query_finds(need: SensorNeed, limits: Limits, has: FlavorView) -> None:
-    spec = SensorClaimSpec.model_construct(sensor=need, limits=limits, selector=None, endpoints=(), minimum_tier="None")
-    query = parse_query(to_query(need=need, limits=limits))
+@given(needs, limits, views, st.sampled_from(TIERS))
+def test_what_a_claim_takes_its_query_finds(need: SensorNeed, limits: Limits, has: FlavorView, tier: Tier) -> None:
+    spec = SensorClaimSpec.model_construct(sensor=need, limits=limits, selector=None, endpoints=(), minimum_tier=tier)
+    query = parse_query(to_query(need=need, limits=limits, minimum_tier=tier))
     taken = isinstance(judge(Need.of(spec), candidate(has)), Fits)
     assert query.matches(has) or not taken
     # A claim wants the unit of the very type that it asks for, a query that of any: the only difference.
