@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import structlog
 
 from crds.errors import Terminal
+from spire import metrics
 from spire.domain.authorization import Authorize
 from spire.domain.errors import Untrusted
 from spire.domain.spiffe_id import SpiffeId, TrustDomain
@@ -179,6 +180,8 @@ class _SpiffeContext(ssl.SSLContext):
             peer = verify_svid(chain, bundles=self.bundles(), now=datetime.now(UTC))
             self.authorize(peer)
         except Untrusted as error:
+            metrics.PEERS_REFUSED.labels(error.reason).inc()
+            _log.info("peer refused", reason=error.reason, problem=str(error))
             raise ssl.SSLCertVerificationError(ssl.SSL_ERROR_SSL, f"{error.reason}: {error}") from error
         return peer
 

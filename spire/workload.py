@@ -23,6 +23,7 @@ from spiffe.workloadapi.x509_context import X509Context
 
 from crds.errors import InvalidField, Terminal
 from crds.kube.process import ProcessSettings
+from spire import metrics
 from spire.domain.spiffe_id import TrustDomain
 from spire.identity import FixedIdentity, Identity, IdentitySource, Svid
 
@@ -145,6 +146,7 @@ class _Stream:
             self._problem = str(error)
             return
         self._told = None
+        metrics.SVID_END.set(identity.svid.expires.timestamp())
         _log.info("identity", spiffe_id=str(identity.svid.spiffe_id), expires=identity.svid.expires.isoformat())
         if self._source.done():
             self._source.result().replace(identity)

@@ -92,7 +92,7 @@ class Keeper:
         newest = replace(identity, bundles=self._learnt)
         self.held.set(Granted(newest if _fits(newest) else identity))
         metrics.TRADES.labels(self.workload.name, "granted").inc()
-        metrics.EXPIRES.labels(self.workload.name).set(identity.svid.expires.timestamp())
+        metrics.SVID_END.labels(self.workload.name).set(identity.svid.expires.timestamp())
         _log.info(
             "identity",
             workload=self.workload.name,
@@ -113,7 +113,7 @@ class Keeper:
         _log.warning("no new identity", workload=self.workload.name, problem=str(error), retry_in=round(pause, 1))
         if isinstance(held, Granted):
             return min(pause, (held.identity.svid.expires - now).total_seconds())
-        metrics.EXPIRES.labels(self.workload.name).set(0)
+        metrics.SVID_END.labels(self.workload.name).set(0)
         return pause
 
     async def _write(self, folder: Path, identity: Identity) -> None:

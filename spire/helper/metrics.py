@@ -9,9 +9,9 @@ TRADES = Counter(
     "Tokens that were traded for SVIDs, by workload and outcome (granted, refused, retry).",
     ["workload", "outcome"],
 )
-EXPIRES = Gauge(
-    "fluidos_edge_helper_svid_expiration_timestamp_seconds",
-    "When the SVID of a workload ends, in Unix time; 0 where there is none.",
+SVID_END = Gauge(
+    "fluidos_edge_helper_svid_end_timestamp_seconds",
+    "End of the SVID of a workload, in Unix time; 0 where there is none.",
     ["workload"],
 )
 BUNDLE_CHANGES = Counter("fluidos_edge_helper_bundle_changes_total", "Times that the issuer said other roots.")

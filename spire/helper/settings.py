@@ -50,7 +50,7 @@ class HelperSettings(ProcessSettings):
     )
     workload: tuple[str, ...] = Field(min_length=1, description=f"a program, and again for each more: {_EXPECTED}")
     issuer_seconds: Annotated[float, Field(gt=0, le=300)] = Field(
-        default=10, description="limit of a request to the issuer"
+        default=30, description="limit of a trade; the issuer asks the API server meanwhile"
     )
 
     @field_validator("issuer")
