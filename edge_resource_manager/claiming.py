@@ -175,7 +175,7 @@ class ClaimReconciler:
             providers=self.providers,
             clock=self._clock,
         )
-        await look.observe(to_query(need=spec.sensor, limits=spec.limits))
+        await look.observe(to_query(need=spec.sensor, limits=spec.limits, minimum_tier=need.minimum_tier))
         try:
             await self._work_off(held, look, need)
         except Conflict:

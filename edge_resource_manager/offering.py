@@ -146,17 +146,23 @@ class Offering:
         """Delete the Flavors of a LeafDevice, then itself.
 
         Raises:
-            Refused: the API server does not let us.
-            Unavailable: it is away.
+            Refused: the API server does not let us delete the LeafDevice.
+            Unavailable: it is away, or does not let us delete a Flavor.
         """
         self._untold.pop(key, None)
         await self._retract(key)
         await self.leaves.remove(key)
 
     async def _retract(self, key: Key) -> None:
-        """Delete the Flavors of a LeafDevice."""
+        """Delete the Flavors of a LeafDevice; each is tried, whatever becomes of the others."""
         self._refusals.pop(key, None)
-        await asyncio.gather(*(self.flavors.remove(flavor) for flavor in self._flavors_of(key)))
+        removals = (self.flavors.remove(flavor) for flavor in self._flavors_of(key))
+        for outcome in await asyncio.gather(*removals, return_exceptions=True):
+            if isinstance(outcome, Refused):
+                # Given up, it would stay on offer.
+                raise Unavailable(f"a flavor could not be withdrawn: {outcome}") from outcome
+            if outcome is not None:
+                raise outcome
 
     async def _publish(self, key: Key, flavors: Mapping[str, Flavor], *, now: datetime) -> dict[str, _Failure]:
         """Make the Flavors of a LeafDevice these and no others; by sensor, why one could not be made."""

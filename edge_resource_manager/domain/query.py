@@ -19,6 +19,7 @@ from fractions import Fraction
 from crds.errors import InvalidField
 from crds.models.leafdevice import Measurement, Sensor
 from crds.models.sensorclaim import Bound, Limits, SensorNeed
+from crds.models.trust import TIERS, Tier
 from crds.typedata import FlavorView
 from crds.units import Dimension, Rounding, Scale, Unit, parse_unit, to_integer
 from edge_resource_manager.domain.filters import DEFAULT_LIMIT, Filter, Pairs, parse_filters
@@ -94,7 +95,7 @@ _TEXTS: dict[str, Callable[[FlavorView], Iterable[str]]] = {
     "mcuFamily": lambda view: (view.board.mcu_family,),
     "node": lambda view: (view.node,),
 }
-SENSOR_FIELDS = (*_TEXTS, "unit", *_NUMBERS, "accuracy")
+SENSOR_FIELDS = (*_TEXTS, "unit", *_NUMBERS, "accuracy", "trustTier")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +131,7 @@ class SensorQuery:
     units: tuple[str, ...] = ()
     numbers: tuple[tuple[str, Interval], ...] = ()
     accuracies: tuple[_AccuracyLimit, ...] = ()
+    tiers: tuple[Interval, ...] = ()
     limit: int = DEFAULT_LIMIT
 
     def matches(self, view: FlavorView) -> bool:
@@ -139,6 +141,7 @@ class SensorQuery:
             and all(any(measures_in(unit, has) for has in view.sensor.measurements) for unit in self.units)
             and all(_NUMBERS[name].read(view.sensor) in interval for name, interval in self.numbers)
             and all(self._accurate(limit, view.sensor) for limit in self.accuracies)
+            and all(TIERS.index(view.trust.tier if view.trust else "None") in tiers for tiers in self.tiers)
         )
 
     def _accurate(self, limit: _AccuracyLimit, sensor: Sensor) -> bool:
@@ -162,6 +165,7 @@ def parse_query(pairs: Pairs) -> SensorQuery:
     units: list[str] = []
     numbers: list[tuple[str, Interval]] = []
     accuracies: list[_AccuracyLimit] = []
+    tiers: list[Interval] = []
     filters, limit = parse_filters(pairs, SENSOR_FIELDS, aliases=_ALIASES)
     for asked in filters:
         if asked.field in _TEXTS:
@@ -171,6 +175,8 @@ def parse_query(pairs: Pairs) -> SensorQuery:
             units.append(asked.value)
         elif asked.field == "accuracy":
             accuracies.append(_accuracy(asked))
+        elif asked.field == "trustTier":
+            tiers.append(_tiers(asked))
         else:
             numbers.append((asked.field, _interval(asked, _NUMBERS[asked.field])))
     if accuracies and not any(name == "sensorType" for name, _ in texts):
@@ -178,11 +184,18 @@ def parse_query(pairs: Pairs) -> SensorQuery:
             field=accuracies[0].name, value=accuracies[0].number, expected="a filter[sensorType][match] beside it"
         )
     return SensorQuery(
-        texts=tuple(texts), units=tuple(units), numbers=tuple(numbers), accuracies=tuple(accuracies), limit=limit
+        texts=tuple(texts),
+        units=tuple(units),
+        numbers=tuple(numbers),
+        accuracies=tuple(accuracies),
+        tiers=tuple(tiers),
+        limit=limit,
     )
 
 
-def to_query(*, need: SensorNeed | None = None, limits: Limits | None = None) -> list[tuple[str, str]]:
+def to_query(
+    *, need: SensorNeed | None = None, limits: Limits | None = None, minimum_tier: Tier = "None"
+) -> list[tuple[str, str]]:
     """What a claim can leave to the provider: never narrower than the claim.
 
     A limit on accuracy stays with the consumer: it counts millionths of a base unit that the wire has no symbol for.
@@ -197,6 +210,8 @@ def to_query(*, need: SensorNeed | None = None, limits: Limits | None = None) ->
         pairs += _limit_pairs("latency", limits.latency_microseconds, "us")
         pairs += _limit_pairs("samplingRate", limits.sampling_rate_millihertz, "mHz")
         pairs += _limit_pairs("consumption", limits.consumption_microwatts, "uW")
+    if minimum_tier != "None":
+        pairs.append(("filter[trustTier][range][min]", minimum_tier))
     return pairs
 
 
@@ -227,6 +242,14 @@ def _interval(asked: Filter, number: _Number) -> Interval:
     return Interval.of(
         asked.operator, to_integer(amount, unit, scale=number.scale, rounding=number.rounding, field=asked.name)
     )
+
+
+def _tiers(asked: Filter) -> Interval:
+    ranks = {tier.casefold(): rank for rank, tier in enumerate(TIERS)}
+    rank = ranks.get(asked.value.casefold())
+    if rank is None:
+        raise InvalidField(field=asked.name, value=asked.value, expected=f"one of {', '.join(TIERS)}")
+    return Interval.of(asked.operator, rank)
 
 
 def _accuracy(asked: Filter) -> _AccuracyLimit:

@@ -95,6 +95,8 @@ async def test_all_follows_the_sensors_that_come_and_go(site: Site) -> None:
         await site.until(lambda claim: is_ready(claim) and set(bindings(claim)) == {"b1", "b3"})
         one.offer("a2")
         await site.until(lambda claim: is_ready(claim) and set(bindings(claim)) == {"a2", "b1", "b3"})
+        # The intent is in the status before it is bought.
+        await site.until(lambda claim: all(each.contract for each in bindings(claim).values()))
     assert (one.sold(), two.sold()) == (["a2"], ["b1", "b3"])
 
 

@@ -397,31 +397,24 @@ async def test_a_device_that_went_unseen_is_not_offered_for_ever(site: Site) -> 
         assert nothing(await site.leaves(), await site.flavors())
 
 
-REFUSAL = {
-    "apiVersion": "admissionregistration.k8s.io/v1",
-    "kind": "ValidatingAdmissionPolicy",
-    "metadata": {"name": "no-sensors"},
-    "spec": {
-        "matchConstraints": {
-            "resourceRules": [
-                {
-                    "apiGroups": ["nodecore.fluidos.eu"],
-                    "apiVersions": ["*"],
-                    "operations": ["CREATE", "UPDATE"],
-                    "resources": ["flavors"],
-                }
-            ]
+def refuse_flavors(site: Site, *, operations: list[str], expression: str) -> Callable[[], None]:
+    """Makes the API server refuse the site's flavors where an expression is false; the way back."""
+    name = f"refuse-flavors-{site.namespace}"
+    rule = {
+        "apiGroups": ["nodecore.fluidos.eu"],
+        "apiVersions": ["*"],
+        "operations": operations,
+        "resources": ["flavors"],
+    }
+    policy = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "matchConstraints": {"resourceRules": [rule]},
+            "validations": [{"expression": expression, "message": "Sensor is not supported"}],
         },
-        "validations": [
-            {"expression": "object.spec.flavorType.typeIdentifier != 'Sensor'", "message": "Sensor is not supported"}
-        ],
-    },
-}
-
-
-def refuse_sensors(site: Site) -> Callable[[], None]:
-    """Makes the API server refuse Sensor flavors in the site's namespace, as FLUIDOS' own webhook does everywhere."""
-    name = f"no-sensors-{site.namespace}"
+    }
     selector = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": site.namespace}}}
     binding = {
         "apiVersion": "admissionregistration.k8s.io/v1",
@@ -429,7 +422,7 @@ def refuse_sensors(site: Site) -> Callable[[], None]:
         "metadata": {"name": name},
         "spec": {"policyName": name, "validationActions": ["Deny"], "matchResources": selector},
     }
-    site.apply({**REFUSAL, "metadata": {"name": name}}, binding)
+    site.apply(policy, binding)
     root = "/apis/admissionregistration.k8s.io/v1"
 
     def allow() -> None:
@@ -437,6 +430,12 @@ def refuse_sensors(site: Site) -> Callable[[], None]:
         site.cluster.api.request("DELETE", f"{root}/validatingadmissionpolicies/{name}")
 
     return allow
+
+
+def refuse_sensors(site: Site) -> Callable[[], None]:
+    """As FLUIDOS' own webhook does everywhere."""
+    expression = "object.spec.flavorType.typeIdentifier != 'Sensor'"
+    return refuse_flavors(site, operations=["CREATE", "UPDATE"], expression=expression)
 
 
 async def test_a_cluster_that_refuses_sensor_flavors_is_told_of_and_asked_again_later(site: Site) -> None:

@@ -13,10 +13,11 @@ from crds.models.fluidos import Flavor
 from crds.models.leafdevice import LeafDevice
 from crds.models.trust import Firmware, Trust
 from crds.typedata import FlavorTrust, sensor_from_flavor
+from scripts.testbed.api import ApiError
 from scripts.testbed.cluster import Cluster
 from tests.edge_resource_manager.discovery import samples
-from tests.edge_resource_manager.discovery.conftest import Site, condition
-from tests.edge_resource_manager.discovery.test_discovery import events, idle
+from tests.edge_resource_manager.discovery.conftest import Site, condition, eventually
+from tests.edge_resource_manager.discovery.test_discovery import events, idle, refuse_flavors
 
 UEID, OTHER = "01" + "ab" * 16, "01" + "cd" * 16
 ACCOUNTS = ("identity-issuer", "edge-agent")
@@ -272,6 +273,44 @@ async def test_what_is_said_while_we_write_ourselves_is_not_missed(site: Site, i
         with discovery._offering.leaves._written((site.namespace, leaf)):
             await issuer.refuse()
             await site.until(lambda _, flavors: not flavors)
+
+
+async def test_a_withdrawal_that_is_refused_is_tried_until_it_succeeds(site: Site, issuer: Appraiser) -> None:
+    def deletions() -> int:
+        return sum(each.startswith("delete flavors") for each in site.writes())
+
+    async with site.discovery(insecure=False):
+        proves(site)
+        await issuer.attest()
+        first, _ = await site.until(published)
+        allow = refuse_flavors(site, operations=["DELETE"], expression="false")
+        path = f"/apis/nodecore.fluidos.eu/v1alpha1/namespaces/{site.namespace}/flavors/{first.metadata.name}"
+        try:
+
+            async def in_force() -> bool:
+                return not is_allowed(site, path)
+
+            await eventually(in_force)
+            before = deletions()
+            await issuer.refuse()
+
+            async def tried() -> bool:
+                return deletions() >= before + 2
+
+            await eventually(tried)
+            assert len(await site.flavors()) == 2
+        finally:
+            allow()
+        await site.until(withheld("MeasurementUnknown"))
+
+
+def is_allowed(site: Site, path: str) -> bool:
+    """Whether an object could be deleted: a policy takes effect a moment after it was stored."""
+    try:
+        site.cluster.api.request("DELETE", path, query={"dryRun": "All"})
+    except ApiError:
+        return False
+    return True
 
 
 async def test_a_device_that_names_no_ueid_properly_is_not_offered_on_a_gateways_word(
