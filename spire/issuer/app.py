@@ -15,6 +15,7 @@ from http import HTTPStatus
 from typing import Final
 
 import orjson
+import structlog
 from aiohttp import web
 
 from crds.errors import EdgeError, InvalidField, Retryable
@@ -27,6 +28,8 @@ from spire.issuer import metrics
 from spire.issuer.authority import Authority
 from spire.issuer.guard import Guard
 from spire.issuer.workloads import Workloads
+
+log = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -103,6 +106,7 @@ class Front:
         try:
             async with asyncio.timeout(TRADE_SECONDS):
                 spiffe_id, issued = await self._workloads.trade(token.strip(), csr=csr)
+            log.info("issued", spiffe_id=str(spiffe_id), to=request.remote, expires=issued.expires.isoformat())
         except TimeoutError as error:
             raise Retryable(f"no answer within {TRADE_SECONDS:g} s") from error
         finally:
@@ -161,6 +165,7 @@ async def _observed(request: web.Request, handler: Handler) -> web.StreamRespons
         metrics.REQUESTS.labels(route, error.status).inc()
         raise
     except EdgeError as error:
+        log.info("refused", route=route, to=request.remote, error=str(error))
         response = _refusal(error)
     if route != "/v1/bundles":
         metrics.REQUEST_SECONDS.labels(route).observe(time.perf_counter() - begun)

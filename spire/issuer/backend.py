@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, assert_never
 
-from crds.errors import Terminal
+from crds.errors import InvalidField
 from crds.kube.client import Kube
+from spire.adapters.spire_authority import SpireAuthority
+from spire.adapters.spire_server import spire_server
 from spire.issuer.authority import Authority, EmbeddedAuthority
 from spire.issuer.federation import Federation
 from spire.issuer.peers import Peers
 from spire.issuer.settings import IssuerSettings
 from spire.issuer.store import FileStore, SecretStore, Store, locked
+from spire.plugins.bindings import Bindings
 
 AUTHORITY: Final = "fluidos-edge-identity-authority"
 FEDERATION: Final = "fluidos-edge-identity-federation"
@@ -42,7 +45,12 @@ async def backend_of(settings: IssuerSettings, kube: Kube) -> AsyncIterator[Back
             with lock:
                 yield await _embedded(settings, kube, keys=keys, peers=peers)
         case "spire":
-            raise Terminal("--authority spire is not available in this build", reason="Unavailable")
+            if settings.spire_socket is None:
+                raise InvalidField(field="--spire-socket", value=None, expected="a socket, for --authority spire")
+            bindings = None if settings.bindings is None else Bindings(settings.bindings)
+            async with spire_server(settings.spire_socket) as server:
+                authority = await SpireAuthority.of(server, trust_domain=settings.domain, bindings=bindings)
+                yield Backend(authority, (authority.run,))
         case _:
             assert_never(settings.authority)
 

@@ -32,6 +32,7 @@ from spire.tls import anonymous_client_context
 log = structlog.get_logger(__name__)
 
 FETCH_SECONDS: Final = 20.0
+ATTEMPTS: Final = 5
 
 
 async def fetch(
@@ -176,12 +177,18 @@ class Federation:
             Retryable: it is not written now; what is known counts all the same.
         """
         async with self._saving:
-            while (document := domain.dump(self._known)) != self._saved:
+            for _ in range(ATTEMPTS):
+                document = domain.dump(self._known)
+                if document == self._saved:
+                    return
                 try:
                     await self._store.save(document)
-                    self._saved = document
                 except Changed:
                     await self._adopt()
+                else:
+                    self._saved = document
+                    return
+            raise Changed("the store of federated bundles changes all the time")
 
     async def _adopt(self) -> None:
         """Take in what another issuer wrote."""

@@ -31,6 +31,12 @@ class IssuerSettings(ProcessSettings):
     ca_seconds: Seconds = Field(default=30 * 86400, description="life of a key of the embedded authority")
     svid_seconds: Seconds = Field(default=3600, description="life of an SVID, at most 1/6 of --ca-seconds")
     refresh_hint_seconds: Seconds = Field(default=300, description="how often federated clusters shall ask for ours")
+    spire_socket: str | None = Field(
+        default=None, description="admin socket of the SPIRE server, for --authority spire"
+    )
+    bindings: Path | None = Field(
+        default=None, description="folder that SPIRE's composer shares with us: which key a device's evidence named"
+    )
     bundle_file: Path | None = Field(
         default=None, description="file for this trust domain's roots in PEM, for helpers on this machine"
     )
