@@ -15,7 +15,7 @@ from edge_resource_manager.domain.conversion import flavor_to_wire
 from edge_resource_manager.domain.reservations import Offer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, weakref_slot=True)
 class Listed:
     """A flavor of any type, ready to be filtered and sent. `view`, `device` and `offer` are of sensors only."""
 

@@ -45,14 +45,21 @@ def document() -> dict[str, Any]:
         },
         "servers": [{"url": "/"}],
         "paths": _paths(),
-        "components": {"schemas": without_kubernetes(definitions["$defs"])},
+        "components": {
+            "schemas": without_kubernetes(definitions["$defs"]),
+            "securitySchemes": {"spiffe": {"type": "mutualTLS", "description": "X.509-SVIDs of federated domains."}},
+        },
+        "security": [{"spiffe": []}],
     }
 
 
 def _paths() -> dict[str, Any]:
     flavors = "/api/v2/flavors"
     list_all = _operation(
-        "listFlavors", "All available K8Slice and Service flavors; sensors are never here.", ok=_array("Flavor")
+        "listFlavors",
+        "All available K8Slice and Service flavors; sensors are never here.",
+        ok=_array("Flavor"),
+        errors=(403,),
     )
     list_all["responses"]["204"] = {"description": "there are none"}
     k8slices = _listing("K8Slice", K8SLICE_FIELDS)
@@ -63,6 +70,7 @@ def _paths() -> dict[str, Any]:
         "Changes of sensor flavors, one JSON object a line: the first HEARTBEAT says that the stream stands.",
         ok={"oneOf": [_ref("Refresh"), _ref("Withdraw"), _ref("Heartbeat")]},
         media="application/x-ndjson",
+        errors=(403,),
     )
     transaction = _parameter("transactionID")
     contract = _parameter("contractID")
@@ -77,7 +85,7 @@ def _paths() -> dict[str, Any]:
         f"{flavors}/sensors/events": {"get": events},
         f"{flavors}/sensors/{{flavorID}}": {
             "parameters": [_parameter("flavorID")],
-            "get": _operation("getSensor", "One sensor flavor.", ok=_ref("Flavor"), errors=(404,)),
+            "get": _operation("getSensor", "One sensor flavor.", ok=_ref("Flavor"), errors=(403, 404)),
         },
         "/api/v2/reservations": {
             "post": _operation(
@@ -91,7 +99,7 @@ def _paths() -> dict[str, Any]:
         },
         "/api/v2/transactions/{transactionID}": {
             "parameters": [transaction],
-            "delete": _operation("release", "Give a reservation back.", errors=(404,)),
+            "delete": _operation("release", "Give a reservation back.", errors=(403, 404)),
         },
         "/api/v2/transactions/{transactionID}/purchase": {
             "parameters": [transaction],
@@ -100,13 +108,13 @@ def _paths() -> dict[str, Any]:
                 "Turn a reservation into a contract. Again: the same contract.",
                 body="PurchaseRequest",
                 ok=_ref("Contract"),
-                errors=(400, 404, 408, 409, 413),
+                errors=(400, 403, 404, 408, 409, 413),
             ),
         },
         "/api/v2/contracts/{contractID}": {
             "parameters": [contract],
-            "get": _operation("getContract", "A contract in force.", ok=_ref("Contract"), errors=(404,)),
-            "delete": _operation("endContract", "End a contract.", errors=(404,)),
+            "get": _operation("getContract", "A contract in force.", ok=_ref("Contract"), errors=(403, 404)),
+            "delete": _operation("endContract", "End a contract.", errors=(403, 404)),
         },
         "/api/v2/contracts/{contractID}/configuration": {
             "parameters": [contract],
@@ -131,7 +139,7 @@ def _paths() -> dict[str, Any]:
 
 
 def _listing(kind: str, fields: tuple[str, ...]) -> Operation:
-    operation = _operation(f"list{kind}Flavors", f"Available {kind} flavors.", ok=_array("Flavor"), errors=(400,))
+    operation = _operation(f"list{kind}Flavors", f"Available {kind} flavors.", ok=_array("Flavor"), errors=(400, 403))
     operation["parameters"] = [_filters(fields), _limit()]
     operation["responses"]["200"]["headers"] = {
         "Total-Count": {"description": "flavors that match, before the limit", "schema": {"type": "integer"}}

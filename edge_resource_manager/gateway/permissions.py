@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -29,6 +30,8 @@ class Permissions:
         self._changed = changed
         self._buyers = EVERYBODY
         self._read = False
+        # Selectors take their time, lists are long and asked for often; flavors seldom change.
+        self._decided: WeakKeyDictionary[Listed, dict[TrustDomain, May]] = WeakKeyDictionary()
 
     def seen(self, change: Change) -> None:
         """The ConfigMap is there, or gone."""
@@ -50,10 +53,16 @@ class Permissions:
                 self._buyers, self._read = EVERYBODY, False
                 metrics.BUYERS_POLICY_BROKEN.set(0)
         if self._buyers is not before:
+            self._decided.clear()
             self._changed()
 
     def may(self, buyer: TrustDomain | None, listed: Listed | None) -> May:
         """What somebody may do with a flavor; where nobody proves anything, everybody may do everything."""
         if listed is None:
             return May.NOTHING
-        return May.BUY if buyer is None else self._buyers.may(buyer, listed.device)
+        if buyer is None:
+            return May.BUY
+        decided = self._decided.setdefault(listed, {})
+        if buyer not in decided:
+            decided[buyer] = self._buyers.may(buyer, listed.device)
+        return decided[buyer]
