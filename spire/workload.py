@@ -91,6 +91,7 @@ class _Stream:
     def __init__(self, socket: str) -> None:
         self._socket = socket
         self._source: asyncio.Future[FixedIdentity] = asyncio.get_running_loop().create_future()
+        self._came = False
         self._problem = "no answer"
         self._told: tuple[bool, str] | None = None
 
@@ -108,10 +109,9 @@ class _Stream:
         """Take identities until cancelled."""
         pause = _FIRST_PAUSE
         while True:
-            before = self._source.done() and self._source.result().current
+            self._came = False
             self._problem = await self._read()
-            came = self._source.done() and self._source.result().current is not before
-            pause = _FIRST_PAUSE if came else min(2 * pause, _LONGEST_PAUSE)
+            pause = _FIRST_PAUSE if self._came else min(2 * pause, _LONGEST_PAUSE)
             self._tell()
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - jitter
 
@@ -138,14 +138,16 @@ class _Stream:
                 watch.cancel()
 
     def _take(self, context: X509Context) -> None:
+        known = self._source.result().current if self._source.done() else None
         try:
-            known = self._source.result().current if self._source.done() else None
             identity = _identity(context, known=known)
         except InvalidField as error:
             _log.error("identity refused", socket=self._socket, error=str(error))
             self._problem = str(error)
             return
-        self._told = None
+        self._came, self._told = True, None
+        if identity == known:  # as it is said again after each reconnection
+            return
         metrics.SVID_END.set(identity.svid.expires.timestamp())
         _log.info("identity", spiffe_id=str(identity.svid.spiffe_id), expires=identity.svid.expires.isoformat())
         if self._source.done():

@@ -130,8 +130,10 @@ async def _check_header(context: Context) -> None:
 def _make_way(path: Path) -> None:
     """A private folder without a socket in it that somebody left behind."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if mode := stat.S_IMODE(path.parent.stat().st_mode) & 0o077:
-        raise Terminal(f"{path.parent}: others may enter it ({mode:#o}), expected a folder of mode 0700")
+    folder = path.parent.stat()
+    if folder.st_mode & 0o077 or folder.st_uid != os.geteuid():
+        said = f"mode {stat.S_IMODE(folder.st_mode):04o} of uid {folder.st_uid}"
+        raise Terminal(f"{path.parent}: {said}, expected a folder of mode 0700 of uid {os.geteuid()}")
     if not path.is_socket():
         return
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as probe:

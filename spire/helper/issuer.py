@@ -69,8 +69,8 @@ class Roots:
     file: Path
     domain: TrustDomain | None
 
-    def read(self) -> Bundles:
-        """One trust domain and its roots.
+    def read(self) -> tuple[TrustDomain, tuple[bytes, ...]]:
+        """The trust domain and its roots in DER.
 
         Raises:
             Retryable: the file is not there or not usable (yet).
@@ -80,7 +80,7 @@ class Roots:
             domain = self.domain or _domain_of(roots)
         except (OSError, ValueError, InvalidField) as error:
             raise Retryable(f"--bundle-file {self.file}: {error}") from error
-        return {domain: tuple(root.public_bytes(Encoding.DER) for root in roots)}
+        return domain, tuple(root.public_bytes(Encoding.DER) for root in roots)
 
 
 class Issuer:
@@ -91,7 +91,6 @@ class Issuer:
         self._roots = roots
         self._session = session
         self._timeout = timeout
-        self._known: Bundles = {}
         self._context: ssl.SSLContext | None = None
 
     async def trade(self, token_file: Path) -> Identity:
@@ -168,9 +167,9 @@ class Issuer:
 
     def _tls(self) -> ssl.SSLContext:
         if self._context is None:
-            self._known = self._roots.read()
-            (domain,) = self._known
-            self._context = anonymous_client_context(self._known, authorize=exactly(domain.spiffe_id("issuer")))
+            domain, roots = self._roots.read()
+            issuer = domain.spiffe_id("issuer")
+            self._context = anonymous_client_context({domain: roots}, authorize=exactly(issuer))
         return self._context
 
 

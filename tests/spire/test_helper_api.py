@@ -182,6 +182,23 @@ async def test_socket_and_folder_are_for_the_own_user_alone(socket: Path) -> Non
         assert stat.S_IMODE(os.stat(socket.parent).st_mode) == 0o700
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="to become another user one must be root")
+async def test_another_user_cannot_connect(socket: Path) -> None:
+    async with serve(socket, Latest[Held](Granted(FIRST))):
+        pid = os.fork()
+        if pid == 0:  # nothing but system calls, and no way back into the tests
+            code = 1
+            try:
+                os.setuid(65534)
+                sockets.socket(sockets.AF_UNIX).connect(str(socket))
+            except PermissionError:
+                code = 0
+            finally:
+                os._exit(code)
+        _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+
+
 async def test_a_folder_that_others_may_enter_is_refused(tmp_path: Path) -> None:
     os.mkdir(tmp_path / "shared", 0o750)
     with pytest.raises(Terminal, match="0700"):
