@@ -57,13 +57,14 @@ class Policies:
         self._namespace = namespace
         self._catalogs = catalogs
         self._policy: AppraisalPolicy | None = None
+        self._catalog: tuple[KnownFirmware, ...] = ()
         self._site: Site | None = None
         self._callbacks: list[Callable[[], None]] = []
         self._refused: tuple[Object, InvalidField] | None = None
         self._untold = asyncio.Event()
         self._synced = asyncio.Event()
         for catalog in catalogs:
-            catalog.on_change(self._compile)
+            catalog.on_change(self._cataloged)
 
     @property
     def current(self) -> Site | None:
@@ -91,34 +92,35 @@ class Policies:
             group.create_task(self._run_complaints())
             await self._synced.wait()
             if self._site is None and self._refused is None:
-                self._use(Site(), None)
+                self._use(None)
 
     def seen(self, change: Change) -> None:
         """Take in the ConfigMap."""
         match change:
             case Gone():
                 log.warning("no appraisal policy, nothing is accepted", config_map=CONFIG_MAP)
-                self._use(Site(), None)
+                self._use(None)
             case Put(_, obj):
                 try:
-                    policy = _policy_of(obj)
-                    self._use(site_of(policy, catalog=self._cataloged()), policy)
+                    self._use(_policy_of(obj))
                 except InvalidField as error:
                     self._complain(obj, error)
 
-    def _compile(self) -> None:
-        """Again, with what the catalogs say now."""
+    def _cataloged(self) -> None:
         if self._policy is not None:
-            self._use(site_of(self._policy, catalog=self._cataloged()), self._policy)
+            self._use(self._policy)
 
-    def _cataloged(self) -> list[KnownFirmware]:
-        return [firmware for catalog in self._catalogs for firmware in catalog.current]
-
-    def _use(self, site: Site, policy: AppraisalPolicy | None) -> None:
-        self._site, self._policy, self._refused = site, policy, None
+    def _use(self, policy: AppraisalPolicy | None) -> None:
+        """Go by this policy and what the catalogs say now; none accepts nothing, whatever they say."""
+        catalog = tuple(firmware for each in self._catalogs for firmware in each.current)
+        same = self._site is not None and (policy, catalog) == (self._policy, self._catalog)
+        if not same:
+            self._site = Site() if policy is None else site_of(policy, catalog=catalog)
+        self._policy, self._catalog, self._refused = policy, catalog, None
         POLICY_GOOD.set(policy is not None)
-        for callback in self._callbacks:
-            callback()
+        if not same:
+            for callback in self._callbacks:
+                callback()
 
     def _complain(self, obj: Object, error: InvalidField) -> None:
         log.error("appraisal policy refused, the last good one stays", error=str(error), kept=self._policy is not None)

@@ -81,7 +81,7 @@ class Leaves:
         about = [each for each in items if each["regarding"]["name"] == name]
         return [each["reason"] for each in sorted(about, key=lambda each: each["eventTime"])]
 
-    async def eventually(self, name: str, tier: str | None, reason: str | None, *, seconds: float = 20) -> None:
+    async def eventually(self, name: str, tier: str | None, reason: str | None, *, seconds: float = 60) -> None:
         await until(
             lambda: self.stands(name) == (tier, reason), lambda: f"{name} stands as {self.stands(name)}", seconds
         )
@@ -102,7 +102,7 @@ class Leaves:
         )
 
 
-async def until(holds: Callable[[], bool], what: Callable[[], str], seconds: float = 20) -> None:
+async def until(holds: Callable[[], bool], what: Callable[[], str], seconds: float = 60) -> None:
     """Wait for something that comes by itself."""
     for _ in range(int(seconds / 0.02)):
         try:

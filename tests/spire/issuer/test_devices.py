@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from crds.kube.client import Kube
+from crds.kube.client import Kube, Object
+from crds.kube.watch import Change, Put, follow
 from crds.models.appraisal import AppraisalPolicy, KnownFirmware, LegacyDevice
 from scripts.simulator.dice import Image
 from scripts.testbed.cluster import Cluster
@@ -235,6 +239,52 @@ async def test_trust_does_not_pass_to_another_device_under_the_same_leaf(issuer:
     issuer.leaves.add(other.ueid, name=thing.leaf)
     await issuer.stands(thing, "None", "NeverAttested")
     assert (await issuer.post(f"{thing.ueid}/challenge")).reason == "NotExpected"
+
+
+class Meddling(Kube):
+    """Somebody gives the LeafDevice to another device just before our next write on it arrives."""
+
+    meddle: Callable[[], None] | None = None
+
+    async def request(self, method: str, path: str, **rest: Any) -> Object:
+        if method == "PATCH" and self.meddle is not None:
+            meddle, self.meddle = self.meddle, None
+            await asyncio.to_thread(meddle)
+        return await super().request(method, path, **rest)
+
+
+async def test_trust_is_never_written_on_what_has_become_another_device(
+    cluster: Cluster, leaves: Leaves, tmp_path: Path, kube: Kube
+) -> None:
+    config = await asyncio.to_thread(cluster.service_account_kubeconfig, "fluidos", "identity-issuer")
+    told: list[tuple[str, str | None]] = []
+
+    async with await Meddling.connect(kubeconfig=config) as meddling, issuing(meddling, leaves, tmp_path) as issuer:
+        assert isinstance(meddling, Meddling)
+        await until(lambda: issuer.policies.current is not None, lambda: "no policy")
+        thing, other = issuer.thing(), issuer.thing(expected=False)
+        await issuer.stands(thing, "None", "NeverAttested")
+
+        def note(change: Change) -> None:
+            if isinstance(change, Put) and change.key == (leaves.namespace, thing.leaf):
+                trust = change.obj.get("status", {}).get("trust", {})
+                told.append((change.obj["spec"]["ueid"], trust.get("spiffeID")))
+
+        synced = asyncio.Event()
+        following = asyncio.create_task(follow(kube, KIND, changed=note, synced=synced, namespace=leaves.namespace))
+        await synced.wait()
+
+        def rename() -> None:
+            leaves.add(other.ueid, name=thing.leaf)
+
+        meddling.meddle = rename
+        assert (await issuer.attest(thing)).status == 200
+        await until(lambda: issuer.devices.expects(other.board.ueid), lambda: "not renamed")
+        assert (await issuer.attest(replace(other, leaf=thing.leaf))).status == 200
+        await issuer.stands(thing, "Attested", "Attested")
+        await until(lambda: told[-1][1] is not None, lambda: str(told))
+        following.cancel()
+    assert [each for each in told if each[1] is not None and each[0] not in each[1]] == []
 
 
 async def test_what_was_said_of_a_name_goes_with_it(issuer: Issuer) -> None:
