@@ -21,11 +21,9 @@ from tests.edge_resource_manager.claims.conftest import Site, bindings, conditio
 from tests.edge_resource_manager.discovery.conftest import Clock
 from tests.edge_resource_manager.discovery.conftest import Site as Devices
 from tests.edge_resource_manager.discovery.samples import device
-from tests.edge_resource_manager.discovery.test_trust import UEID, Appraiser, accounts, proves, vouch
+from tests.edge_resource_manager.discovery.test_trust import UEID, Appraiser, proves, vouch
 from tests.edge_resource_manager.gateway import samples
 from tests.spire.pki import Ca
-
-__all__ = ["accounts"]
 
 PROVIDER, CONSUMER = Ca.of("provider"), Ca.of("consumer")
 SELLER = FixedIdentity(PROVIDER.identity("/manager/rear-gateway", knows=[CONSUMER]))
@@ -52,10 +50,10 @@ async def gateway(cluster: Cluster, site: Site) -> AsyncIterator[Gateway]:
 
 
 @asynccontextmanager
-async def market(accounts: Cluster, site: Site) -> AsyncIterator[tuple[Devices, Appraiser]]:
+async def market(site: Site) -> AsyncIterator[tuple[Devices, Appraiser]]:
     """Discovery, and somebody to judge what it discovers."""
-    devices = Devices(cluster=accounts, kube=site.kube, namespace=site.namespace, clock=Clock())
-    issuer = accounts.service_account_kubeconfig("fluidos", "identity-issuer")
+    devices = Devices(cluster=site.cluster, kube=site.kube, namespace=site.namespace, clock=Clock())
+    issuer = site.cluster.service_account_kubeconfig("fluidos", "identity-issuer")
     async with (
         await Kube.connect(kubeconfig=issuer) as kube,
         devices.discovery(insecure=False, clock=lambda: datetime.now(UTC)),
@@ -72,10 +70,8 @@ def claims(site: Site, *, tier: str | None = None) -> None:
     site.claim(**wish, **({"minimumTier": tier} if tier else {}))
 
 
-async def test_what_proves_itself_is_bound_and_what_no_longer_does_is_not(
-    site: Site, accounts: Cluster, gateway: Gateway
-) -> None:
-    async with market(accounts, site) as (devices, issuer), site.reconciler(svid=BUYER):
+async def test_what_proves_itself_is_bound_and_what_no_longer_does_is_not(site: Site, gateway: Gateway) -> None:
+    async with market(site) as (devices, issuer), site.reconciler(svid=BUYER):
         claims(site, tier="Attested")
         proves(devices)
         await issuer.attest()
@@ -96,9 +92,9 @@ async def test_what_proves_itself_is_bound_and_what_no_longer_does_is_not(
         await site.until(is_ready)
 
 
-async def test_a_claim_moves_to_a_device_that_is_still_trusted(site: Site, accounts: Cluster, gateway: Gateway) -> None:
+async def test_a_claim_moves_to_a_device_that_is_still_trusted(site: Site, gateway: Gateway) -> None:
     other = "01" + "cd" * 16
-    async with market(accounts, site) as (devices, issuer), site.reconciler(svid=BUYER):
+    async with market(site) as (devices, issuer), site.reconciler(svid=BUYER):
         node = devices.node()
         proves(devices, "first", node=node)
         await issuer.attest("first")
@@ -113,13 +109,11 @@ async def test_a_claim_moves_to_a_device_that_is_still_trusted(site: Site, accou
     assert after.spiffe_id == f"spiffe://provider/device/{other}/app/thermometer"
 
 
-async def test_a_gateways_word_is_not_enough_for_a_claim_that_asks_for_more(
-    site: Site, accounts: Cluster, gateway: Gateway
-) -> None:
-    async with market(accounts, site) as (devices, _), site.reconciler(svid=BUYER):
+async def test_a_gateways_word_is_not_enough_for_a_claim_that_asks_for_more(site: Site, gateway: Gateway) -> None:
+    async with market(site) as (devices, _), site.reconciler(svid=BUYER):
         node = devices.node()
         devices.apply(device("board", namespace=site.namespace, node=node))
-        await vouch(accounts, devices, node=node)
+        await vouch(devices, node=node)
         claims(site, tier="Attested")
         claim = await site.until(lambda claim: condition(claim, "Bound")[1] == "NoMatch")
         assert "trust GatewayVouched, asked at least Attested" in condition(claim, "Bound")[2]

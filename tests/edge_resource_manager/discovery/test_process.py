@@ -14,7 +14,7 @@ from scripts.testbed.processes import Child
 from spire.helper.api import serve
 from spire.helper.held import Granted, Held, Latest
 from tests.edge_resource_manager.discovery.conftest import IDENTITY, Clock, Site, condition
-from tests.edge_resource_manager.discovery.test_trust import Appraiser, appoint, asks, proves, published, withheld
+from tests.edge_resource_manager.discovery.test_trust import Appraiser, asks, proves, published, withheld
 from tests.spire.pki import Ca
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -25,7 +25,6 @@ PROVIDER = Ca.of("provider")
 async def own_site(start_cluster: Callable[..., Cluster]) -> AsyncIterator[Site]:
     """A cluster that no other test's discovery works in."""
     cluster = start_cluster(controllers=False)
-    appoint(cluster)
     data = {"domain": IDENTITY.domain, "nodeID": IDENTITY.node_id, "ip": "192.0.2.1", "port": "3004"}
     metadata = {"name": "fluidos-node-identity", "namespace": "fluidos"}
     cluster.apply([{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}])

@@ -14,45 +14,17 @@ from crds.models.leafdevice import LeafDevice
 from crds.models.trust import Firmware, Trust
 from crds.typedata import FlavorTrust, sensor_from_flavor
 from scripts.testbed.api import ApiError
-from scripts.testbed.cluster import Cluster
 from tests.edge_resource_manager.discovery import samples
 from tests.edge_resource_manager.discovery.conftest import Site, condition, eventually
 from tests.edge_resource_manager.discovery.test_discovery import events, idle, refuse_flavors
 
 UEID, OTHER = "01" + "ab" * 16, "01" + "cd" * 16
-ACCOUNTS = ("identity-issuer", "edge-agent")
 Leaves = dict[str, LeafDevice]
 Flavors = list[Flavor]
 Attested = tuple[str, str, str]
 
 GOOD: Attested = ("True", "Attested", "it runs thermometer")
 LOST: Attested = ("False", "MeasurementUnknown", "nobody knows 0102")
-
-
-def appoint(cluster: Cluster) -> None:
-    """Make the accounts that may say what is proven, with the right to write it."""
-    rules = [{"apiGroups": ["edge.fluidos.eu"], "resources": ["leafdevices/status"], "verbs": ["patch"]}]
-    subjects = [{"kind": "ServiceAccount", "name": name, "namespace": "fluidos"} for name in ACCOUNTS]
-    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "test:appraisers"}
-    rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "test:appraisers"}}
-    cluster.apply(
-        [
-            *({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": each} for each in map(_meta, ACCOUNTS)),
-            {**rbac, "kind": "ClusterRole", "rules": rules},
-            {**rbac, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": subjects},
-        ]
-    )
-
-
-@pytest.fixture(scope="module")
-def accounts(cluster: Cluster) -> Cluster:
-    """The shared cluster, with them."""
-    appoint(cluster)
-    return cluster
-
-
-def _meta(name: str) -> dict[str, str]:
-    return {"name": name, "namespace": "fluidos"}
 
 
 class Appraiser:
@@ -90,15 +62,15 @@ class Appraiser:
 
 
 @pytest.fixture
-async def issuer(accounts: Cluster, site: Site) -> AsyncIterator[Appraiser]:
-    account = accounts.service_account_kubeconfig("fluidos", "identity-issuer")
+async def issuer(site: Site) -> AsyncIterator[Appraiser]:
+    account = site.cluster.service_account_kubeconfig("fluidos", "identity-issuer")
     async with await Kube.connect(kubeconfig=account) as kube:
         yield Appraiser(kube, site, manager="identity-issuer")
 
 
-async def vouch(cluster: Cluster, site: Site, *, node: str, device: str = "board") -> None:
+async def vouch(site: Site, *, node: str, device: str = "board") -> None:
     """As the edge agent of the device's node."""
-    account = cluster.service_account_kubeconfig("fluidos", "edge-agent", node=node)
+    account = site.cluster.service_account_kubeconfig("fluidos", "edge-agent", node=node)
     trust = Trust(tier="GatewayVouched", vouched_by=f"spiffe://provider/agent/{node}")
     async with await Kube.connect(kubeconfig=account) as kube:
         said = ("False", "VouchedByGateway", "its gateway speaks for it")
@@ -190,14 +162,12 @@ async def test_what_a_device_says_anew_changes_its_flavors_in_place(site: Site, 
     assert [each.metadata.uid for each in after] == [each.metadata.uid for each in before]
 
 
-async def test_a_gateways_word_is_enough_where_the_namespace_says_so(
-    accounts: Cluster, site: Site, issuer: Appraiser
-) -> None:
+async def test_a_gateways_word_is_enough_where_the_namespace_says_so(site: Site, issuer: Appraiser) -> None:
     node = site.node()
     async with site.discovery(insecure=False):
         site.apply(samples.device("board", namespace=site.namespace, node=node))
         await site.until(withheld("NotAttested", "Unknown"))
-        await vouch(accounts, site, node=node)
+        await vouch(site, node=node)
         before = await site.until(published)
         assert {told(each) for each in before} == {FlavorTrust(tier="GatewayVouched")}
         asks(site, "Attested")
@@ -313,13 +283,11 @@ def is_allowed(site: Site, path: str) -> bool:
     return True
 
 
-async def test_a_device_that_names_no_ueid_properly_is_not_offered_on_a_gateways_word(
-    accounts: Cluster, site: Site
-) -> None:
+async def test_a_device_that_names_no_ueid_properly_is_not_offered_on_a_gateways_word(site: Site) -> None:
     node = site.node()
     async with site.discovery(insecure=False):
         proves(site, ueid=UEID.upper(), node=node)
-        await vouch(accounts, site, node=node)
+        await vouch(site, node=node)
         await site.until(
             lambda leaves, flavors: (
                 not flavors
