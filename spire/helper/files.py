@@ -35,13 +35,16 @@ def files_of(identity: Identity) -> dict[str, str]:
 
 
 def write(folder: Path, identity: Identity) -> None:
-    """Write all files, each at once and for the own user only.
+    """Write the files that change, each at once and for the own user only.
 
     Raises:
         OSError: the folder cannot be written.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, text in files_of(identity).items():
+        # A program that has to be restarted for new roots is, by whoever watches own.pem, for new roots only.
+        if _holds(folder / name, text):
+            continue
         draft = folder / f".{name}.{os.getpid()}"
         draft.unlink(missing_ok=True)
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -49,6 +52,13 @@ def write(folder: Path, identity: Identity) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(folder / name)
+
+
+def _holds(file: Path, text: str) -> bool:
+    try:
+        return file.read_text() == text
+    except FileNotFoundError:
+        return False
 
 
 def tell(pid_file: Path) -> None:

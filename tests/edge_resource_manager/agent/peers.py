@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -88,6 +89,7 @@ class Client:
         client.tls_set_context(_context(bundles, svid))
         client.tls_insecure_set(True)
         client.reconnect_delay_set(60, 60)
+        client.on_socket_open = _without_delay
         client.on_connect = lambda _c, _d, flags, code, _p: self.connected.put((code.value, flags.session_present))
         client.on_disconnect = lambda _c, _d, _f, code, _p: self.gone.put(code)
         client.on_message = lambda _c, _d, message: self.messages.put((message.topic, bytes(message.payload)))
@@ -128,6 +130,10 @@ class Client:
     def cut(self) -> Any:
         """Waits until the broker ended the connection."""
         return self.gone.get(timeout=SECONDS)
+
+
+def _without_delay(_client: Any, _data: Any, opened: Any) -> None:
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _context(bundles: Any, svid: Svid | None) -> ssl.SSLContext:
