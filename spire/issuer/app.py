@@ -43,7 +43,10 @@ BURST: Final = 200.0
 PER_SECOND: Final = 20.0
 """Calls of one address: a node's workloads come together when it starts."""
 
-_STATUS = {Reason.NOT_AUTHENTICATED: HTTPStatus.UNAUTHORIZED, Reason.NOT_ENTITLED: HTTPStatus.FORBIDDEN}
+_STATUS: Final[Mapping[str, HTTPStatus]] = {
+    Reason.NOT_AUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    Reason.NOT_ENTITLED: HTTPStatus.FORBIDDEN,
+}
 
 
 class Front:
@@ -178,7 +181,7 @@ def _refusal(error: EdgeError) -> web.Response:
     match error:
         case Untrusted() | InvalidField():
             metrics.REFUSED.labels(error.reason).inc()
-            status = _STATUS.get(Reason(error.reason), HTTPStatus.BAD_REQUEST)
+            status = _STATUS.get(error.reason, HTTPStatus.BAD_REQUEST)
             return _json({"reason": error.reason, "message": str(error)}, status=status)
         case Retryable(after=after):
             headers = {"Retry-After": str(max(1, round(after or 1.0)))}

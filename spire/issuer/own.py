@@ -77,12 +77,12 @@ async def _svid(authority: Authority, *, ttl: timedelta) -> Svid:
     spiffe_id = authority.trust_domain.spiffe_id(SEGMENT)
     key = ec.generate_private_key(ec.SECP256R1())
     issued = await authority.issue(
-        spiffe_id, csr=_csr(key, spiffe_id), common_name=workload_common_name(spiffe_id), ttl=ttl
+        spiffe_id, csr=csr_naming(key, spiffe_id), common_name=workload_common_name(spiffe_id), ttl=ttl
     )
     return Svid.parse(issued.chain, key=key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
 
 
-def _csr(key: ec.EllipticCurvePrivateKey, spiffe_id: SpiffeId) -> bytes:
+def csr_naming(key: ec.EllipticCurvePrivateKey, spiffe_id: SpiffeId) -> bytes:
     """A request that names the ID as well: a SPIRE server takes it from there."""
     names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(spiffe_id))])
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).add_extension(names, critical=True)

@@ -48,18 +48,25 @@ class Domain:
 
     def svid(self, *path: str, ttl: timedelta = timedelta(hours=1), of: SpiffeId | None = None) -> Svid:
         """An SVID of this domain; or, forged, one that names another."""
-        now, key = datetime.now(UTC), ec.generate_private_key(ec.SECP256R1())
+        key = ec.generate_private_key(ec.SECP256R1())
+        leaf = self.sign(of or self.name.spiffe_id(*path), key.public_key(), ttl=ttl)
+        return Svid.parse([leaf], key=key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))
+
+    def sign(
+        self, spiffe_id: SpiffeId, key: ec.EllipticCurvePublicKey, *, ttl: timedelta = timedelta(hours=1)
+    ) -> bytes:
+        """A leaf for somebody's key."""
+        now = datetime.now(UTC)
         leaf = sign_svid(
             self._succession.signer(now),
-            spiffe_id=of or self.name.spiffe_id(*path),
-            key=key.public_key(),
+            spiffe_id=spiffe_id,
+            key=key,
             common_name="x",
             now=now,
             ttl=ttl,
             serial=x509.random_serial_number(),
         )
-        secret = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        return Svid.parse([leaf.public_bytes(Encoding.DER)], key=secret)
+        return leaf.public_bytes(Encoding.DER)
 
     def identity(self, *path: str, of: SpiffeId | None = None) -> FixedIdentity:
         return FixedIdentity(Identity(svid=self.svid(*path, of=of), bundles={self.name: self._succession.roots}))
