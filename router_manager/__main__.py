@@ -6,7 +6,7 @@ import asyncio
 import sys
 
 from crds.kube.manager import run_manager
-from crds.kube.process import run_process, settings_of
+from crds.kube.process import configure_logging, run_process, settings_of
 from router_manager.handlers import build
 from router_manager.settings import RouterSettings
 from spire.workload import identity_of
@@ -15,6 +15,7 @@ from spire.workload import identity_of
 def main() -> int:
     """Run until SIGTERM; 1 when an error or the loss of the Lease ended it."""
     settings = settings_of(RouterSettings)
+    configure_logging(settings.log_level)
 
     async def work(stop: asyncio.Event) -> None:
         # It speaks to the API server alone; but where identities are the rule, it does not start without one.

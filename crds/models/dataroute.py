@@ -91,6 +91,8 @@ class RelayReport(Model):
     p99_microseconds: Count | None = None
     last_delivered_time: Timestamp | None = None
     message: Annotated[str, Field(max_length=1024)] = ""
+    insecure: bool | None = None
+    """It runs with --insecure: nobody proves who he is."""
 
 
 class DataRouteStatus(Model):

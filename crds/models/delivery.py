@@ -26,7 +26,8 @@ Encoding = Literal["JSONArray", "NDJSON", "InfluxLine"]
 
 
 CaBundle = Annotated[
-    str, Field(max_length=16384, pattern=r"^-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n -]+-----END CERTIFICATE-----\n?$")
+    str,
+    Field(max_length=16384, pattern=r"^-----BEGIN CERTIFICATE-----\n[A-Za-z0-9+/=\n -]+-----END CERTIFICATE-----\n?$"),
 ]
 """One or more certificates in PEM."""
 

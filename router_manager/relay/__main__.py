@@ -47,7 +47,12 @@ async def serve(relay: Relay, settings: Settings, stop: asyncio.Event) -> None:
         await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
     ):
         routes = KubeRoutes(kube, node=settings.node)
-        reports = Reports(pumps=relay.pumps_by_route, node=settings.node, to=KubeReporter(kube, node=settings.node))
+        reports = Reports(
+            pumps=relay.pumps_by_route,
+            node=settings.node,
+            insecure=settings.insecure,
+            to=KubeReporter(kube, node=settings.node),
+        )
         await until_stopped(stop, routes.run(relay.apply), reports.run(relay.first_delivery), relay.watch())
         log.info("draining", at_most_seconds=settings.drain_seconds)
         await relay.drain(settings.drain_seconds)

@@ -66,7 +66,9 @@ class _Sent(NamedTuple):
     latencies: Latencies
 
 
-def compose(pumps: Sequence[Pump], *, node: str, earlier: Latencies, before: RelayReport | None) -> RelayReport:
+def compose(
+    pumps: Sequence[Pump], *, node: str, insecure: bool, earlier: Latencies, before: RelayReport | None
+) -> RelayReport:
     """One route's report: the sum of its lanes, latency since the last report (that one's where nothing came)."""
     statistics = [pump.statistics for pump in pumps]
     latest = Latencies.merged(one.latencies for one in statistics).since(earlier)
@@ -84,15 +86,17 @@ def compose(pumps: Sequence[Pump], *, node: str, earlier: Latencies, before: Rel
         p99_microseconds=before.p99_microseconds if p99 is None and before else p99,
         last_delivered_time=rfc3339(last_ns) if last_ns else None,
         message="; ".join(problems)[:_MAX_MESSAGE],
+        insecure=insecure or None,
     )
 
 
 class Reports:
     """Decides when a route's report is due, and sends it."""
 
-    def __init__(self, *, pumps: Callable[[], Routes], node: str, to: RouteReporter) -> None:
+    def __init__(self, *, pumps: Callable[[], Routes], node: str, insecure: bool, to: RouteReporter) -> None:
         self._pumps = pumps
         self._node = node
+        self._insecure = insecure
         self._to = to
         self._sent: dict[RouteName, _Sent] = {}
 
@@ -129,7 +133,7 @@ class Reports:
         if sent is not None and not first and now - sent.at < _INTERVAL_SECONDS:
             return
         earlier, before = (sent.latencies, sent.report) if sent else (Latencies(), None)
-        report = compose(pumps, node=self._node, earlier=earlier, before=before)
+        report = compose(pumps, node=self._node, insecure=self._insecure, earlier=earlier, before=before)
         if before is None and not delivered and not report.message:
             return
         if report != before:

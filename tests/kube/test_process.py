@@ -15,6 +15,8 @@ RELAY = ("router_manager.relay", "--node", "edge-1", "--state-dir", "unused")
     [
         ((*RELAY, "--broker", "foo"), 2, "--broker: 'foo' is not valid, expected mqtts://host[:port]"),
         (("router_manager.relay",), 2, "--node: it is required"),
+        (RELAY, 1, "give --identity-socket (or SPIFFE_ENDPOINT_SOCKET), or --insecure"),
+        (("router_manager",), 1, "give --identity-socket (or SPIFFE_ENDPOINT_SOCKET), or --insecure"),
         (("edge_resource_manager", "--node-grace-seconds", "-1"), 2, "--node-grace-seconds: '-1' is not valid"),
         (("router_manager", "--kubeconfig", "/nowhere"), 2, "--kubeconfig: '/nowhere' is not valid, expected a file"),
         (

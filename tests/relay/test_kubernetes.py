@@ -118,6 +118,7 @@ async def test_the_first_delivery_is_reported_and_the_rest_at_a_bounded_rate(
         assert report.node == "edge-1"
         assert report.p99_microseconds
         assert report.last_delivered_time
+        assert report.insecure
         # Its sources move to another node: the entry of this relay goes.
         await routes.resolve("counted", "k/1", node="edge-2")
         await routes.reported("counted", lambda report: report is None)
