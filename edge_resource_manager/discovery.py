@@ -276,7 +276,9 @@ class DiscoveryReconciler:
             self._reporting.discard(key)
         description = describe(device, node_name=node_name)
         publication = self._publication(key, description, now=now)
-        refused_again = await self._offering.offer(device, description, publication, view, seen=report.seen, now=now)
+        refused_again = await self._offering.offer(
+            device, description, view, publication=publication, seen=report.seen, now=now
+        )
         over = publication.look_again if isinstance(publication, Open) else None
         return min((each for each in (view.look_again, refused_again, over) if each is not None), default=None)
 

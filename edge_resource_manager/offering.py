@@ -90,9 +90,9 @@ class Offering:
         self,
         device: ObservedDevice,
         description: Description,
-        publication: Publication,
         view: Outlook,
         *,
+        publication: Publication,
         seen: datetime | None,
         now: datetime,
     ) -> float | None:
