@@ -142,7 +142,7 @@ class Store:
     def _stand_in(self, key: Key, leaf: LeafDevice | None) -> None:
         """Offer a device's sensors in place of the Flavors that the API server refused."""
         offered: dict[str, Listed] = {}
-        if leaf is not None and self.identity is not None and _is_refused(leaf):
+        if leaf is not None and self.identity is not None and _is_refused(leaf) and not why_withdrawn(leaf):
             terms = flavors.Terms(identity=self.identity, price=self._price)
             available = flavors.is_available(leaf)
             trust = proven(leaf.status.trust if leaf.status else None, ueid=leaf.spec.ueid, now=datetime.now(UTC))

@@ -135,12 +135,12 @@ def leaf(name: str, *, namespace: str) -> dict[str, Any]:
     }
 
 
-def refused_status(last_seen: str) -> dict[str, Any]:
+def refused_status(last_seen: str, *, reason: str = "FlavorRefused") -> dict[str, Any]:
     """What discovery writes where the API server takes no Sensor flavor."""
     refused = {
         "type": "FlavorPublished",
         "status": "False",
-        "reason": "FlavorRefused",
+        "reason": reason,
         "message": "admission webhook denied the request",
         "lastTransitionTime": last_seen,
     }

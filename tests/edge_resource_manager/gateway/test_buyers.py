@@ -1,11 +1,14 @@
 """Which buyers may do what: what no rule grants is refused, and what cannot be read grants nothing."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from crds.errors import InvalidField
 from crds.kube.watch import Gone, Put
+from crds.models.buyers import BUYERS_CONFIG_MAP
 from crds.selector import device
 from edge_resource_manager.domain.buyers import EVERYBODY, NOBODY, May, parse_buyers
 from edge_resource_manager.gateway.offers import Listed
@@ -35,6 +38,15 @@ def test_the_most_generous_rule_that_covers_a_flavor_counts() -> None:
     assert [buyers.may(A, each) for each in (FAST, SLOW, None)] == [May.NOTHING, May.BUY, May.NOTHING]
     assert [buyers.may(B, each) for each in (FAST, SLOW, None)] == [May.SEE, May.SEE, May.SEE]
     assert [buyers.may(TrustDomain("z"), each) for each in (FAST, SLOW, None)] == [May.NOTHING, May.SEE, May.NOTHING]
+
+
+def test_the_policy_of_the_documentation_is_one() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs" / "rear.md").read_text()
+    (block,) = [each.partition("```")[0] for each in text.split("```yaml")[1:] if BUYERS_CONFIG_MAP in each]
+    buyers = parse_buyers(yaml.safe_load(block))
+    assert buyers.may(TrustDomain("hospital.example"), None) is May.BUY
+    assert buyers.may(A, device({"category": "Environmental"})) is May.SEE
+    assert buyers.may(A, device({"category": "Motion"})) is May.NOTHING
 
 
 def test_no_policy_lets_everybody_buy_and_an_empty_one_nobody_see() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import orjson
@@ -155,6 +156,16 @@ async def test_a_device_whose_flavor_was_refused_is_offered_all_the_same(provide
         content_type="application/merge-patch+json",
     )
     await eventually(lambda: listed(1), "offered from the LeafDevice")
+    # Not refused by the API server, but not to be published: nobody stands in for that.
+    untrusted = samples.refused_status("2026-11-21T12:00:00Z", reason="TierTooLow")
+    for status, number in ((untrusted, 0), (samples.refused_status("2026-11-21T12:00:00Z"), 1)):
+        provider.cluster.api.request(
+            "PATCH",
+            f"/apis/edge.fluidos.eu/v1alpha1/namespaces/{namespace}/leafdevices/board/status",
+            body={"status": status},
+            content_type="application/merge-patch+json",
+        )
+        await eventually(partial(listed, number), f"{number} offered")
     (flavor,) = (await provider.get("/flavors/sensors", **query)).json
     assert flavor["timestamp"] == "2026-11-21T12:00:00Z"
     reserved = await provider.reserve(flavor["flavorID"])

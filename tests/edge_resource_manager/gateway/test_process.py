@@ -199,6 +199,9 @@ async def test_a_crowd_of_slow_handshakes_holds_up_nobody(provider_cluster: Clus
 
             await eventually(renewed, "new connections are shown the new certificate")
             assert await stream.content.readline()  # it went on all the time
+            assert process.child is not None
+            process.child.terminate()
+            assert await asyncio.to_thread(process.child.wait, limit=8.0) == 0
 
 
 async def _ended(reader: asyncio.StreamReader) -> None:
