@@ -193,9 +193,8 @@ async def _attest(http: aiohttp.ClientSession, device: Device) -> None:
 
 @asynccontextmanager
 async def _session(door: Door) -> AsyncIterator[aiohttp.ClientSession]:
-    known = Roots(door.bundle, None).read()
-    (domain,) = known
-    context = anonymous_client_context(known, authorize=exactly(domain.spiffe_id("issuer")))
+    domain, roots = Roots(door.bundle, None).read()
+    context = anonymous_client_context({domain: roots}, authorize=exactly(domain.spiffe_id("issuer")))
     connector = aiohttp.TCPConnector(ssl=context, limit=_IN_FLIGHT)
     async with aiohttp.ClientSession(door.url, connector=connector) as session:
         yield session

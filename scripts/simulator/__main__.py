@@ -49,6 +49,8 @@ def main() -> int:
             publishers = {key: _publisher(each) for key, each in connections.items()}
             for publisher in publishers.values():
                 stack.enter_context(closing(publisher)).start()
+            for publisher in publishers.values():
+                publisher.settle()
             fleet = Fleet(sources, publishers, first=options.first, log=log)
             fleet.run(rate=options.rate, messages=options.messages, stop=stop)
     except EdgeError as error:

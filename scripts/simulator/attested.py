@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
@@ -17,9 +18,11 @@ from crds.errors import EdgeError
 from scripts.simulator.doors import LIMIT_SECONDS, attest
 from scripts.simulator.identity import Firmware, SimulatedIdentity, renewal
 from scripts.simulator.publisher import Publisher
+from scripts.simulator.readings import Message
 from scripts.testbed.console import say
 from spire.domain.authorization import in_domain
 from spire.identity import FixedIdentity, Identity
+from spire.readings import sign
 from spire.tls import client_context
 
 WATCH_SECONDS: Final = 0.2
@@ -48,6 +51,7 @@ class AttestedPublisher(Publisher):
         self._firmware = Firmware(identity)
         self._source: FixedIdentity | None = None
         self._again = Event()
+        self._tried = Event()
         self._stopped = Event()
         self._keeper = Thread(target=self._keep, name=f"attest-{name}", daemon=True)
         super().__init__(broker, client_id=str(self._firmware.ueid))
@@ -55,9 +59,31 @@ class AttestedPublisher(Publisher):
         self._client.on_disconnect = self._on_trouble
         self._client.message_callback_add(self._challenges, self._on_trouble)
 
+    def publish(self, message: Message) -> bool:
+        """Hand one message to the broker, signed where that is asked for; a device that has no SVID yet sends none."""
+        if self._source is None:
+            return False
+        if self._said.integrity == "Signed":
+            # Microseconds grow from message to message, and go on growing after the device has started again.
+            now = datetime.now(UTC)
+            signed = sign(
+                message.payload,
+                key=self._firmware.key,
+                chain=self._source.current.svid.chain,
+                sensor=message.sensor.sensor,
+                sequence=int(now.timestamp() * 1_000_000),
+                time=now,
+            )
+            message = replace(message, payload=signed)
+        return super().publish(message)
+
     def start(self) -> None:
         """Begin to attest; the connection follows."""
         self._keeper.start()
+
+    def settle(self) -> None:
+        """Wait for the end of its first attempt."""
+        self._tried.wait(2 * LIMIT_SECONDS)
 
     def close(self) -> None:
         """End everything in order."""
@@ -87,6 +113,7 @@ class AttestedPublisher(Publisher):
             else:
                 # A refusal may end with the next policy or the next firmware: it asks again, ever more rarely.
                 wait, pause = pause * random.uniform(0.75, 1.25), min(2 * pause, LONGEST_PAUSE)
+            self._tried.set()
             self._rest(wait, prompt=attested)
 
     def _rest(self, seconds: float, *, prompt: bool) -> None:

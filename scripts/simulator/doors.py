@@ -41,8 +41,8 @@ def attest(url: str, *, bundle: Path, ueid: Ueid, react: React) -> Answer:
         Retryable: nobody answers who can be believed.
         Malformed: the answer makes no sense.
     """
-    known = Roots(bundle, None).read()
-    (domain,) = known
+    domain, roots = Roots(bundle, None).read()
+    known = {domain: roots}
     address = urlsplit(url)
     host, port = address.hostname or "", address.port or 0
     try:

@@ -72,8 +72,8 @@ class Fleet:
             self._collect()
             if not publisher.patient or stop.wait(POLL_SECONDS):
                 return
-        publisher.publish(source.message(next(self._numbers[source.sensor.device]), now=datetime.now(UTC)))
-        self.sent += 1
+        message = source.message(next(self._numbers[source.sensor.device]), now=datetime.now(UTC))
+        self.sent += publisher.publish(message)
         self._collect()
 
     def _collect(self) -> None:

@@ -23,6 +23,7 @@ from scripts.simulator.factory import read_board
 from spire.domain import cbor
 from spire.domain.dice import Mode
 from spire.domain.errors import Malformed
+from spire.domain.keys import PrivateKey
 from spire.domain.spiffe_id import TrustDomain
 from spire.domain.ueid import Ueid
 from spire.identity import Identity, Svid
@@ -50,6 +51,8 @@ class SimulatedIdentity(Model):
     """Where it attests: at the issuer, or on the broker's listener for those without an identity."""
     bundle: File
     """PEM roots of its trust domain, by which it knows issuer and broker."""
+    integrity: Literal["Transport", "Signed"] = "Transport"
+    """Signed: each reading carries the device's own signature, for receivers that trust nobody between."""
 
 
 def tampered(code: bytes) -> bytes:
@@ -78,6 +81,11 @@ class Firmware:
     def ueid(self) -> Ueid:
         """Its name, which no firmware changes."""
         return self._board.ueid
+
+    @property
+    def key(self) -> PrivateKey:
+        """Of its SVID."""
+        return self._running.own
 
     @property
     def rewritten(self) -> bool:

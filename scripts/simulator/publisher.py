@@ -66,6 +66,9 @@ class Publisher:
                 time.sleep(0.2)
         self._client.loop_start()
 
+    def settle(self) -> None:
+        """Wait until it is known whether it can publish: here it is when `start` returns."""
+
     def _on_publish(
         self, _client: paho.Client, _data: object, mid: int, _code: ReasonCode, _properties: Properties
     ) -> None:
@@ -77,10 +80,11 @@ class Publisher:
         """Whether the window is full: another message has to wait."""
         return len(self._waiting) >= WINDOW
 
-    def publish(self, message: Message) -> None:
-        """Hand one message to the broker, or keep it until there is one again."""
+    def publish(self, message: Message) -> bool:
+        """Hand one message to the broker, or keep it until there is one again; False where it is not sent at all."""
         sent = self._client.publish(message.sensor.topic, message.payload, qos=1)
         self._waiting[sent.mid] = message
+        return True
 
     def acknowledged(self) -> list[Message]:
         """Messages that the broker has taken since the last call."""

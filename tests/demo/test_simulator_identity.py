@@ -24,6 +24,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from scripts.simulator.dice import Image
 from scripts.simulator.factory import Factory, open_board, policy_yaml
 from scripts.simulator.identity import tampered
+from scripts.simulator.tamper import write
 from scripts.testbed.broker import Broker, BrokerTls
 from scripts.testbed.manifests import REPOSITORY
 from spire.domain import cbor
@@ -36,6 +37,7 @@ from spire.domain.spiffe_id import device_spiffe_id
 from spire.domain.ueid import Ueid
 from spire.domain.verdict import Attested, Refused
 from spire.identity import FixedIdentity, Identity
+from spire.readings import verify
 from spire.tls import client_context, server_context
 from tests.spire.pki import Ca
 
@@ -305,12 +307,32 @@ async def test_a_rewritten_flash_is_started_and_its_lie_is_seen_while_it_goes_on
         await tamper.wait()
         assert "ClaimContradicted" in await said(process, "refused")
         await until(heard, len(heard) + 5)
-        site.flash.write_bytes(CODE)
+        write(site.flash, CODE)
         await until(site.desk.seen, len(site.desk.seen) + 1)
     relay.disconnect()
     relay.loop_stop()
     assert site.flash.read_bytes() != tampered(CODE)
     assert site.desk.seen[0] == site.desk.seen[-1] == "Attested"
+
+
+@pytest.mark.broker
+async def test_a_reading_can_be_believed_for_its_own_signature(site: Site) -> None:
+    relay, _ = site.relay()
+    payloads: list[bytes] = []
+    relay.on_message = lambda _client, _data, message: payloads.append(bytes(message.payload))
+    async with (
+        site.issuer() as url,
+        simulator(site.entry(url, integrity="Signed"), flags=("--messages", "3")) as process,
+    ):
+        await process.communicate()
+    await until(payloads, 3)
+    relay.disconnect()
+    relay.loop_stop()
+    bundles = {site.desk.ca.trust_domain: (site.desk.ca.root,)}
+    believed = [verify(each, bundles=bundles, now=datetime.now(UTC)) for each in payloads]
+    assert {str(each.spiffe_id) for each in believed} == {f"spiffe://site.test/device/{site.ueid}/app/thermo"}
+    assert [json.loads(each.payload)["id"] for each in believed] == ["board-1-0", "board-1-1", "board-1-2"]
+    assert believed[0].sequence < believed[1].sequence < believed[2].sequence
 
 
 @pytest.mark.broker
