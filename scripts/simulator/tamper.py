@@ -19,9 +19,14 @@ def main() -> None:
 
 
 def tamper_with(flash: Path) -> None:
-    """Write such code into a flash, at once."""
+    """Write such code into a flash."""
+    write(flash, tampered(flash.read_bytes()))
+
+
+def write(flash: Path, code: bytes) -> None:
+    """Give a flash another content, at once."""
     draft = flash.with_name(f".{flash.name}.new")
-    draft.write_bytes(tampered(flash.read_bytes()))
+    draft.write_bytes(code)
     draft.replace(flash)
 
 
