@@ -201,7 +201,7 @@ def device_of(ueid: Ueid, trust: Trust | None) -> Accepted | None:
 
 def changed(before: Trust | None, after: Trust) -> bool:
     """Whether people want to know: not of every renewal."""
-    return before is None or _told(before) != _told(after)
+    return _told(before or Trust(tier="None")) != _told(after)
 
 
 def _is_of_another(trust: Trust, ueid: Ueid) -> bool:

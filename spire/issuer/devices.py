@@ -25,7 +25,7 @@ from crds.kube.watch import Change, Gone, Key, Put, follow
 from crds.models.base import Condition, ObjectMeta, validate
 from crds.models.leafdevice import LeafDevice, LeafDeviceStatus
 from crds.models.trust import Trust
-from spire.domain.errors import Malformed
+from spire.domain.errors import Malformed, Reason
 from spire.domain.standing import (
     ATTESTED,
     Finding,
@@ -218,8 +218,9 @@ class Devices:
         if (leaf.trust, leaf.condition) == (stands.trust, condition):
             return
         await self._write(key, leaf, {"trust": stands.trust.dump(), "conditions": [condition.dump()]})
-        turned = leaf.condition is None or leaf.condition.reason != condition.reason
-        if not turned and not changed(leaf.trust, stands.trust):
+        # That a new device has not proved itself yet is no news.
+        reason = leaf.condition.reason if leaf.condition else Reason.NEVER_ATTESTED
+        if reason == condition.reason and not changed(leaf.trust, stands.trust):
             return
         lost = leaf.trust is not None and leaf.trust.tier in (ATTESTED, "Legacy") and stands.trust.tier == "None"
         if lost:
