@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from yarl import URL
 
 from crds.errors import InvalidField, Retryable, Terminal
-from edge_resource_manager.adapters.rear_session import RearSession, peer_of_response, told
+from edge_resource_manager.adapters.rear_session import RearSession, peer_of_response
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.matching import printable
 from spire.domain.errors import Untrusted
@@ -178,7 +178,7 @@ class RearProvider:
         except InvalidField as error:
             raise ProviderSilent(f"unreadable event: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ProviderSilent(f"event stream cut: {told(error)}") from error
+            raise ProviderSilent(f"event stream cut: {self._session.told(error)}") from error
 
     async def _signed(self, method: str, path: str, *, body: BaseModel) -> wire.Contract:
         answer = await self._send(method, path, body=body)
@@ -204,7 +204,7 @@ class RearProvider:
 
     def _failed(self, error: Exception) -> ProviderSilent:
         stranger = self.seller is not None and isinstance(error, aiohttp.ClientConnectorCertificateError)
-        return (SomebodyElse if stranger else ProviderSilent)(told(error))
+        return (SomebodyElse if stranger else ProviderSilent)(self._session.told(error))
 
     async def _ask(self, model: type[M], method: str, path: str, *, body: BaseModel | None = None) -> M:
         answer = await self._send(method, path, body=body)

@@ -84,28 +84,29 @@ class RearSession:
         bundles = self._identity.current.bundles
         return signature.verify(mark, contract, bundles=bundles, now=datetime.now(UTC))
 
+    def told(self, error: Exception) -> str:
+        """The same words for the same trouble: they end up in conditions, which must not change with every try."""
+        match error:
+            case aiohttp.ClientConnectorDNSError():
+                return "its name is not known"
+            case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as refused):
+                why = getattr(refused, "verify_message", "") or refused.strerror
+                return f"it does not prove to be a provider that we know: {why}"
+            case aiohttp.ClientConnectorSSLError():
+                return "it does not speak TLS (is it run with --insecure?)"
+            case aiohttp.ClientConnectorError(os_error=cause):
+                return f"cannot connect: {os.strerror(cause.errno) if cause.errno else type(cause).__name__}"
+            case aiohttp.ServerDisconnectedError():
+                # What a TLS server does with a client that it does not know, or that speaks plain HTTP.
+                guess = "does it know our trust domain?" if self.is_secure else "does it ask for TLS?"
+                return f"closed the connection ({guess})"
+            case _:
+                return f"no HTTP answer: {type(error).__name__}"
+
 
 def peer_of_response(response: aiohttp.ClientResponse) -> SpiffeId | None:
     """Who answered."""
     return response.peer if isinstance(response, _Response) else None
-
-
-def told(error: Exception) -> str:
-    """The same words for the same trouble: they end up in conditions, which must not change with every try."""
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return "its name is not known"
-        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError() as refused):
-            why = getattr(refused, "verify_message", "") or refused.strerror
-            return f"it does not prove to be a provider that we know: {why}"
-        case aiohttp.ClientConnectorSSLError():
-            return "it does not speak TLS (is it run with --insecure?)"
-        case aiohttp.ClientConnectorError(os_error=cause):
-            return f"cannot connect: {os.strerror(cause.errno) if cause.errno else type(cause).__name__}"
-        case aiohttp.ServerDisconnectedError():
-            return "closed the connection"
-        case _:
-            return f"no HTTP answer: {type(error).__name__}"
 
 
 class _Response(aiohttp.ClientResponse):

@@ -244,7 +244,16 @@ async def test_a_provider_that_asks_for_proof_is_silent_to_those_without(site: S
     async with site.reconciler():
         site.claim(**WANTED)
         claim = await site.until(lambda claim: condition(claim, "Bound")[1] == "ProvidersSilent")
-        assert "provider-1 did not answer" in condition(claim, "Bound")[2]
+        message = condition(claim, "Bound")[2]
+        assert "provider-1 did not answer: closed the connection (does it ask for TLS?)" in message
+
+
+async def test_a_provider_that_does_not_know_us_is_told_from_one_that_is_away(site: Site, buyer: FixedIdentity) -> None:
+    await provider(site, FixedIdentity(X.identity(GATEWAY)))
+    async with site.reconciler(svid=buyer):
+        site.claim(**WANTED)
+        claim = await site.until(lambda claim: condition(claim, "Bound")[1] == "ProvidersSilent")
+        assert "closed the connection (does it know our trust domain?)" in condition(claim, "Bound")[2]
 
 
 # One session, many sellers.

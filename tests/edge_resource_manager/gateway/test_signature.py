@@ -195,6 +195,14 @@ def test_a_header_that_says_something_else_is_refused(header: dict[str, Any]) ->
     refused(_with_header(signed(), **header))
 
 
+def test_a_contract_that_has_no_canonical_form_is_refused() -> None:
+    deep: Any = 1
+    for _ in range(500):
+        deep = [deep]
+    for value in (deep, float("inf"), "\ud800"):
+        assert refused(signed(), {**CONTRACT, "more": value}) is Reason.BAD_SIGNATURE
+
+
 def test_content_in_the_signature_is_refused() -> None:
     head, _, rest = signed().partition("..")
     assert refused(f"{head}.{urlsafe_b64encode(b'{}').decode()}.{rest}") is Reason.BAD_SIGNATURE
