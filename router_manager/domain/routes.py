@@ -237,7 +237,8 @@ def _choose(source: RouteSource, flavors: Mapping[str, Offered]) -> tuple[list[O
 
 def _device(one: Offered) -> Mapping[str, object]:
     view = one.view
-    return device(attributes(sensor=view.sensor, board=view.board, node=view.node, cluster=one.provider))
+    found = attributes(sensor=view.sensor, board=view.board, node=view.node, cluster=one.provider, trust=view.trust)
+    return device(found)
 
 
 def _source(one: Offered) -> ResolvedSource:

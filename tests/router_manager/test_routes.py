@@ -124,6 +124,17 @@ def test_a_selector_follows_what_the_flavors_are() -> None:
     ]
 
 
+def test_a_selector_can_ask_for_trust() -> None:
+    selector = 'device.attributes["sensor.fluidos.eu"].trustTier == "Attested"'
+    route = DataRoute.parse(samples.route("r", namespace="ns", source={"selector": selector}))
+    trusted = samples.flavor("trusted", namespace="ns")
+    properties = trusted["spec"]["flavorType"]["typeData"]["characteristics"]["properties"]
+    properties["additional"] = {"trustTier": "Attested"}
+    flavors = offers(trusted, samples.flavor("other", namespace="ns"))
+    found = resolve(route, flavors=flavors, policy=EgressPolicy(plain_http=True), insecure=False)
+    assert [one.flavor for one in found.sources] == ["trusted"]
+
+
 def test_a_missing_flavor_is_named_and_the_others_still_flow() -> None:
     route = DataRoute.parse(samples.route("r", namespace="ns", source={"flavors": ["f1", "gone"]}))
     found = resolve(route, flavors=offers(samples.flavor("f1", namespace="ns")), policy=NOWHERE_SPECIAL, insecure=True)
