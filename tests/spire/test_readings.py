@@ -6,6 +6,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 import pytest
@@ -28,18 +29,25 @@ NOW = datetime.now(UTC).replace(microsecond=0)
 SITE, OTHER = Ca.of("site.test"), Ca.of("other.test")
 BUNDLES = bundles_of(SITE, OTHER)
 A, B = (f"/device/01{letter * 16}/app/thermo" for letter in ("aa", "bb"))
-SVID = SITE.svid(A)
+
+
+def svid(ca: Ca = SITE, path: str = A, **rest: Any) -> Svid:
+    """Valid around NOW, whenever the test runs."""
+    return ca.svid(path, **{"not_before": NOW - timedelta(hours=1), "not_after": NOW + timedelta(hours=1)} | rest)
+
+
+SVID = svid()
 READING = b'{"id": "a-1", "temperature": 20.5, "sentAt": "2026-11-21T12:00:00Z"}'
 
 
-def private(svid: Svid) -> PrivateKey:
-    key = load_der_private_key(svid.key, None)
+def private(signer: Svid) -> PrivateKey:
+    key = load_der_private_key(signer.key, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey)
     return key
 
 
-def message(payload: bytes = READING, *, svid: Svid = SVID, sequence: int = 1, time: datetime = NOW) -> bytes:
-    return sign(payload, key=private(svid), chain=svid.chain, sensor="s1", sequence=sequence, time=time)
+def message(payload: bytes = READING, *, by: Svid = SVID, sequence: int = 1, time: datetime = NOW) -> bytes:
+    return sign(payload, key=private(by), chain=by.chain, sensor="s1", sequence=sequence, time=time)
 
 
 def refused(data: bytes, *, now: datetime = NOW, max_age: timedelta | None = None) -> str:
@@ -50,9 +58,9 @@ def refused(data: bytes, *, now: datetime = NOW, max_age: timedelta | None = Non
 
 @pytest.mark.parametrize("key", [None, ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP384R1())])
 def test_a_receiver_knows_who_said_what_and_when(key: ec.EllipticCurvePrivateKey | None) -> None:
-    svid = SITE.svid(A, key=key)
-    assert verify(message(svid=svid, sequence=7), bundles=BUNDLES, now=NOW) == VerifiedReading(
-        spiffe_id=svid.spiffe_id, sensor="s1", payload=READING, sequence=7, time=NOW
+    signer = svid(key=key)
+    assert verify(message(by=signer, sequence=7), bundles=BUNDLES, now=NOW) == VerifiedReading(
+        spiffe_id=signer.spiffe_id, sensor="s1", payload=READING, sequence=7, time=NOW
     )
 
 
@@ -96,25 +104,25 @@ def test_the_clear_cannot_contradict_what_was_signed() -> None:
 
 
 def test_another_device_cannot_sign_for_this_one() -> None:
-    stranger = SITE.svid(B)
-    assert refused(message(svid=replace(stranger, chain=SVID.chain))) == Reason.BAD_SIGNATURE
-    assert verify(message(svid=stranger), bundles=BUNDLES, now=NOW).spiffe_id.path == B
+    stranger = svid(path=B)
+    assert refused(message(by=replace(stranger, chain=SVID.chain))) == Reason.BAD_SIGNATURE
+    assert verify(message(by=stranger), bundles=BUNDLES, now=NOW).spiffe_id.path == B
 
 
 def test_another_trust_domain_cannot_sign_for_this_one() -> None:
-    assert refused(message(svid=OTHER.svid(A, trust_domain=TrustDomain("site.test")))) == Reason.CHAIN_BROKEN
-    assert refused(message(svid=Ca.of("nowhere.test").svid(A))) == Reason.TRUST_DOMAIN_UNKNOWN
+    assert refused(message(by=svid(OTHER, trust_domain=TrustDomain("site.test")))) == Reason.CHAIN_BROKEN
+    assert refused(message(by=svid(Ca.of("nowhere.test")))) == Reason.TRUST_DOMAIN_UNKNOWN
 
 
 def test_only_devices_sign_readings() -> None:
-    assert refused(message(svid=SITE.svid("/relay/edge-1"))) == Reason.PEER_REFUSED
+    assert refused(message(by=svid(path="/relay/edge-1"))) == Reason.PEER_REFUSED
 
 
 def test_the_svid_has_to_be_valid_when_it_signs() -> None:
-    over = SITE.svid(A, not_before=NOW - timedelta(hours=2), not_after=NOW - timedelta(hours=1))
-    assert refused(message(svid=over)) == Reason.NOT_VALID_NOW
-    early = SITE.svid(A, not_before=NOW + timedelta(minutes=1), not_after=NOW + timedelta(hours=1))
-    assert refused(message(svid=early)) == Reason.NOT_VALID_NOW
+    over = svid(not_before=NOW - timedelta(hours=2), not_after=NOW - timedelta(hours=1))
+    assert refused(message(by=over)) == Reason.NOT_VALID_NOW
+    early = svid(not_before=NOW + timedelta(minutes=1), not_after=NOW + timedelta(hours=1))
+    assert refused(message(by=early)) == Reason.NOT_VALID_NOW
 
 
 def test_a_reading_may_have_waited_for_longer_than_its_svid_lived() -> None:
