@@ -79,6 +79,7 @@ class Issuer:
         self.directory.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         self.child: Child | None = None
+        self.kubeconfig: Path | None = None
 
     @property
     def url(self) -> str:
@@ -93,19 +94,22 @@ class Issuer:
         return roots_of_pem(self.bundle_file.read_bytes())
 
     def start(self) -> None:
-        # Its account has rights in its own namespace alone; elsewhere, where it disturbs nobody, it is an admin.
-        ours = self.namespace == "fluidos"
-        kubeconfig = (
-            self.cluster.service_account_kubeconfig("fluidos", "identity-issuer") if ours else self.cluster.kubeconfig
-        )
+        if self.kubeconfig is None:
+            self.kubeconfig = self._account()
         command = [
-            *(sys.executable, "-m", "spire.issuer", "--kubeconfig", str(kubeconfig)),
+            *(sys.executable, "-m", "spire.issuer", "--kubeconfig", str(self.kubeconfig)),
             *("--trust-domain", str(self.trust_domain), "--listen", f"127.0.0.1:{self.port}"),
             *("--bundle-file", str(self.bundle_file), "--namespace", self.namespace, *self.flags),
         ]
         if not self.in_secrets:
             command += ["--state-dir", str(self.directory / "state")]
         self.child = Child(name=f"issuer-{self.port}", command=command, directory=REPOSITORY, logs=self.directory)
+
+    def _account(self) -> Path:
+        # Its account has rights in its own namespace alone; elsewhere, where it disturbs nobody, it is an admin.
+        if self.namespace == "fluidos":
+            return self.cluster.service_account_kubeconfig("fluidos", "identity-issuer")
+        return self.cluster.kubeconfig
 
     def kill(self) -> None:
         if self.child is not None:

@@ -176,6 +176,29 @@ async def test_two_trust_domains_follow_each_other(
                     await asyncio.sleep(0.2)
 
 
+async def test_an_api_server_that_is_away_puts_callers_off_and_takes_nothing_from_the_bundles(
+    start_cluster: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    cluster = start_cluster(controllers=False)
+    token = cluster.service_account_token("fluidos", "router-manager", audience=AUDIENCE)
+    async with issuer_on(cluster, tmp_path) as issuer:
+        cluster.kill_apiserver()
+        answer = await issuer.trade(token, CSR)
+        assert (answer.status, answer.body["reason"]) == (503, "Unavailable")
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert (await issuer.call("GET", "/bundle")).status == 200
+        # One that starts now knows its keys, too.
+        issuer.kill()
+        issuer.start()
+        await issuer.answering()
+        await asyncio.to_thread(cluster.restart_apiserver)
+        async with asyncio.timeout(30):
+            while True:
+                if (await issuer.trade(token, CSR)).status == 200:
+                    break
+                await asyncio.sleep(0.1)
+
+
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
