@@ -237,6 +237,14 @@ def test_mangled_certificates_are_read_or_malformed_and_nothing_else(sample: byt
             parse_certificate(candidate)
 
 
+@pytest.mark.parametrize("sample", device().chain)
+def test_the_signed_part_and_the_names_are_those_that_an_x509_library_sees(sample: bytes) -> None:
+    read, seen = dice_x509.parse(sample), x509.load_der_x509_certificate(sample)
+    assert isinstance(read.signed, dice_x509._Signed)
+    assert read.signed.message == seen.tbs_certificate_bytes
+    assert (read.issuer, read.subject) == (dice_x509._text(seen.issuer), dice_x509._text(seen.subject))
+
+
 @given(st.binary(max_size=64), st.sampled_from([b"", b"\x30", b"\x84"]))
 @settings(max_examples=300)
 def test_any_bytes_are_a_certificate_or_malformed(data: bytes, start: bytes) -> None:
