@@ -20,13 +20,14 @@ import pytest
 from aiohttp import web
 from cryptography import x509
 
-from crds.errors import InvalidField
+from crds.errors import InvalidField, Retryable
 from crds.kube.process import settings_of
 from spire.domain.authorization import any_known
 from spire.domain.spiffe_id import TrustDomain
 from spire.helper import files
 from spire.helper.__main__ import run
 from spire.helper.held import Granted, Held, Refused, Waiting
+from spire.helper.issuer import Issuer, Roots
 from spire.helper.keeper import renewal_seconds, without_answer
 from spire.helper.settings import HelperSettings, Workload
 from spire.identity import FixedIdentity, Identity, IdentitySource, Svid, certificates_pem
@@ -162,11 +163,17 @@ class Site:
             async with asyncio.timeout(LIMIT):
                 await running
 
+    @asynccontextmanager
+    async def client(self, issuer: FakeIssuer) -> AsyncIterator[Issuer]:
+        """What the helper asks an issuer with."""
+        async with aiohttp.ClientSession() as session:
+            yield Issuer(issuer.url, roots=Roots(self.roots, None), session=session, timeout=LIMIT)
+
     def flags_of_workload(self, seconds: float = LIMIT) -> IdentitySettings:
         self.patch.setattr(sys, "argv", ["x", f"--identity-socket={self.socket}", f"--identity-wait-seconds={seconds}"])
         return settings_of(IdentitySettings)
 
-    async def refuses(self, problem: str = "") -> None:
+    async def refuses(self, problem: str) -> None:
         """Wait until the workload gets no identity because of this."""
         await told(self.flags_of_workload(0.5), problem)
 
@@ -243,8 +250,8 @@ async def test_what_has_ended_is_not_served(site: Site) -> None:
             site.issuer.instead = failing(status=503)
             ends = source.current.svid.expires
         await asyncio.sleep(max((ends - datetime.now(UTC)).total_seconds(), 0))
-        await site.issuer.traded(site.issuer.trades + 1)
-        await site.refuses()
+        await site.issuer.traded(site.issuer.trades + 2)  # so that the first answer from here on was heard
+        await site.refuses("no answer")
         site.issuer.instead = None
         async with site.workload():
             pass
@@ -269,32 +276,41 @@ async def test_a_token_is_read_again_for_each_trade(site: Site) -> None:
 
 
 @pytest.mark.parametrize("path", ["/manager/rear-gateway", "/issuer/x"])
-async def test_no_token_goes_to_who_is_not_the_issuer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
-) -> None:
-    ca = Ca.of("a.test")
-    other = Ca.of("b.test")
+async def test_no_token_goes_to_who_is_not_the_issuer(site: Site, path: str) -> None:
+    ca, other = site.issuer.ca, Ca.of("b.test")
     for shown in (ca.svid(path), other.svid("/issuer"), other.svid("/issuer", trust_domain=ca.trust_domain)):
-        issuer = FakeIssuer(ca=ca, shown=shown)
-        await issuer.start()
-        folder = tmp_path / str(id(shown))
-        folder.mkdir()
-        site = Site(folder, issuer, monkeypatch)
-        site.roots.write_text(certificates_pem([ca.root]))
-        async with site.helper():
-            await site.refuses()
-        assert issuer.trades == 0
-        await issuer.stop()
+        impostor = FakeIssuer(ca=ca, shown=shown)
+        await impostor.start()
+        async with site.client(impostor) as client:
+            with pytest.raises(Retryable, match="is not the issuer"):
+                await client.trade(site.token)
+        assert impostor.trades == 0
+        await impostor.stop()
 
 
 async def test_the_bundle_file_is_read_again_when_the_issuer_is_not_believed(site: Site) -> None:
     right = site.roots.read_text()
     site.roots.write_text(certificates_pem([Ca.of("a.test").root]))
-    async with site.helper():
-        await site.refuses()
+    async with site.client(site.issuer) as client:
+        with pytest.raises(Retryable, match="is not the issuer"):
+            await client.trade(site.token)
         site.roots.write_text(right)
-        async with site.workload():
-            pass
+        assert (await client.trade(site.token)).bundles == site.issuer.bundles
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(None, "No such file"), ("", "Unable to load PEM"), ("x", "Unable to load PEM"), ("two", "one spiffe://")],
+)
+async def test_a_bundle_file_of_no_use_is_told(site: Site, content: str | None, problem: str) -> None:
+    site.roots.unlink()
+    if content is not None:
+        two = certificates_pem([Ca.of("a.test").root, Ca.of("b.test").root])
+        site.roots.write_text(two if content == "two" else content)
+    async with site.client(site.issuer) as client:
+        with pytest.raises(Retryable, match=problem) as caught:
+            await client.trade(site.token)
+    assert str(site.roots) in str(caught.value)
 
 
 def failing(*, status: int = 200, body: bytes = b"", after: str = "0") -> Answer:

@@ -54,9 +54,9 @@ async def becomes(source: IdentitySource, wanted: Callable[[Identity], bool]) ->
 
 async def told(flags: IdentitySettings, problem: str) -> None:
     """Start without success until this is why: a busy machine may take longer than one start waits."""
-    said = ""
+    said = None
     async with asyncio.timeout(LIMIT):
-        while problem not in said:
+        while said is None or problem not in said:
             with pytest.raises(Terminal, match="no identity") as caught:
                 async with identity_of(flags):
                     pass
