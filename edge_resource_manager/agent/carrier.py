@@ -26,7 +26,7 @@ HELLO: Final = "attest/+/hello"
 EVIDENCE: Final = "attest/+/evidence"
 MAX_BODY: Final = {"hello": 256, "evidence": 32768}
 MAX_OPEN: Final = 64
-BURST, PER_SECOND = 6.0, 0.5
+BURST, PER_SECOND = 10.0, 1.0
 STRANGERS_BURST, STRANGERS_PER_SECOND = 20.0, 2.0
 ACCOUNT_SECONDS: Final = 2.0
 REMIND_EVERY: Final = timedelta(minutes=5)
