@@ -220,12 +220,14 @@ class DiscoveryReconciler:
             self._device_of[change.key] = source
         device = self._device_of.get(change.key)
         told = self._offering.leaves.seen(change)
-        if device is None or not (told or self._is_news(change.key)):
+        if device is None:
             return
-        if isinstance(change, Gone):
-            # Perhaps because its Device went, of which the watch of Devices may have missed to tell.
+        if isinstance(change, Gone) and device in self._devices:
+            # Perhaps because its Device went, of which the watch of Devices may have missed to tell. It counts even
+            # where a write of ours found out first.
             self._doubted.add(device)
-        self.queue.add(device)
+        if told or self._is_news(change.key):
+            self.queue.add(device)
 
     def flavor_seen(self, change: Change) -> None:
         """A Flavor came, changed or went; what others did to ours is undone."""
