@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 
@@ -58,8 +58,13 @@ class Identities:
         self._workloads.append(f"{token},files={folder},signal-pid-file={folder / 'mosquitto.pid'}")
         return folder
 
-    def start(self, crew: Crew) -> None:
-        """Its two processes."""
+    def start(self, crew: Crew, *, keys: Literal["files", "secrets"] = "files") -> None:
+        """Its two processes.
+
+        Args:
+            crew: runs them.
+            keys: where the issuer keeps its keys.
+        """
         name = self._cluster.name
         account = self._cluster.service_account_kubeconfig(FLUIDOS_NAMESPACE, "identity-issuer")
         crew.start_probed(
@@ -71,10 +76,9 @@ class Identities:
             self.trust_domain,
             "--listen",
             self.issuer.removeprefix("https://"),
-            "--state-dir",
-            self._directory / "issuer",
             "--bundle-file",
             self.bundle,
+            *(("--state-dir", self._directory / "issuer") if keys == "files" else ()),
         )
         flags = [flag for workload in self._workloads for flag in ("--workload", workload)]
         known = ("--issuer", self.issuer, "--trust-domain", self.trust_domain, "--bundle-file", self.bundle)

@@ -56,8 +56,10 @@ def identify(sites: Sequence[Site], crew: Crew, *, boards: Boards, limit: float)
         NotReachedError: somebody has no identity in time.
     """
     known = [site.identities for site in sites if site.identities is not None]
-    for identities in known:
-        identities.start(crew)
+    for site in sites:
+        if site.identities is not None:
+            # Consumers as in a cluster, providers as on a machine without one: both ways work.
+            site.identities.start(crew, keys="secrets" if isinstance(site, Consumer) else "files")
     crew.wait_ready(limit=limit)
     for site in sites:
         if site.identities is None:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from http.client import HTTPConnection
+from http.client import HTTPSConnection
+from pathlib import Path
 from typing import Any
 
 import orjson
+
+from scripts.sink.identity import read_identity
+from spire.domain.authorization import under
+from spire.identity import FixedIdentity
+from spire.tls import client_context
 
 BUYER = {"domain": "fluidos.eu", "ID": "walk-in", "IP": "192.0.2.7:3004"}
 
@@ -17,10 +23,12 @@ class Buyer:
         gateway: `host:port`.
         flavor: what it buys.
         sink: where readings go.
+        files: of its identity.
     """
 
-    def __init__(self, gateway: str, *, flavor: str, sink: str) -> None:
+    def __init__(self, gateway: str, *, flavor: str, sink: str, files: Path) -> None:
         self._gateway = gateway
+        self._tls = client_context(FixedIdentity(read_identity(files)), authorize=under("/manager/rear-gateway"))
         self._flavor = flavor
         self._configuration = {
             "claim": {"name": "walk-in", "namespace": "default", "uid": "5c4e3f5e-0000-4000-8000-000000000001"},
@@ -47,7 +55,7 @@ class Buyer:
         self._ask("DELETE", f"contracts/{contract}")
 
     def _ask(self, method: str, path: str, body: object = None) -> Any:
-        connection = HTTPConnection(self._gateway, timeout=20)
+        connection = HTTPSConnection(self._gateway, timeout=20, context=self._tls)
         try:
             data = None if body is None else orjson.dumps(body)
             connection.request(method, f"/api/v2/{path}", data, {"Content-Type": "application/json"})

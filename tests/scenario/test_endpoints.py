@@ -6,6 +6,7 @@ from typing import Any
 
 from scripts.demo.inventory import NAMESPACE
 from scripts.demo.observe import SinkClient
+from scripts.demo.site import ENDPOINT
 from scripts.sink.record import Fault
 from scripts.testbed.processes import free_port
 from tests.scenario.world import FLEET, PRESSURE, World
@@ -29,15 +30,22 @@ def route(world: World, flavor: str, *targets: str) -> dict[str, Any]:
         "metadata": {"name": "by-hand", "namespace": NAMESPACE},
         "spec": {
             "source": {"flavors": [flavor]},
-            "targets": [{"name": target, "url": f"{world.sink.url}/by-hand.{target}"} for target in targets],
+            "targets": [
+                {
+                    "name": target,
+                    "url": f"{world.consumer.sink}/by-hand.{target}",
+                    "spiffeID": f"spiffe://{world.trust_domain}/endpoint/{NAMESPACE}/{ENDPOINT}",
+                }
+                for target in targets
+            ],
         },
     }
 
 
 def test_an_endpoint_that_misbehaves_delays_no_other_and_gets_everything_later(world: World) -> None:
-    late = SinkClient(free_port())
+    late, late_port = SinkClient(free_port()), free_port()
     endpoints = dict.fromkeys(("good", *FAULTS, DOWN), "JSONArray")
-    claim = world.claim("mixed", PRESSURE, endpoints, urls={DOWN: f"{late.url}/mixed.{DOWN}"})
+    claim = world.claim("mixed", PRESSURE, endpoints, urls={DOWN: f"https://127.0.0.1:{late_port}/mixed.{DOWN}"})
     for name, fault in FAULTS.items():
         world.sink.set_fault(f"mixed.{name}", fault)
     with world.claimed(claim):
@@ -52,7 +60,7 @@ def test_an_endpoint_that_misbehaves_delays_no_other_and_gets_everything_later(w
 
         for name in FAULTS:
             world.sink.set_fault(f"mixed.{name}", Fault())
-        world.start_sink("late-sink", late)
+        world.start_sink("late-sink", late, tls_port=late_port)
         owed = flow.owed("mixed.good")
         for name in FAULTS:
             world.wait_arrived(f"mixed.{name}", owed)

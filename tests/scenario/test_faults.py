@@ -15,7 +15,11 @@ PROCESSES = (
     "provider rear-gateway",
     "provider router-manager",
     "provider relay",
+    "provider edge-agent",
+    "provider identity-issuer",
+    "provider helper",
     "consumer edge-resource-manager",
+    "consumer identity-issuer",
 )
 SEED = 20261121
 

@@ -39,7 +39,12 @@ def test_processes_use_every_right_that_they_have_and_need_no_other(world: World
     discover(world)
     change_a_claim_while_it_is_looked_at(world, seen)
     be_announced(world)
-    buyer = Buyer(world.provider.gateway, flavor=world.flavors("anemometer-1")[0].name, sink=world.sink.url)
+    buyer = Buyer(
+        world.provider.gateway,
+        flavor=world.flavors("anemometer-1")[0].name,
+        sink=world.consumer.sink,
+        files=world.buyer_files,
+    )
     sell_once_more(world, buyer)
     refuse_a_contract(world, buyer)
     with world.flow(*FLEET):
@@ -186,7 +191,7 @@ def change_a_claim_while_it_is_looked_at(world: World, seen: Callable[[], list[R
         api.request("PATCH", f"/apis/{CLAIMS}/restless", body=body, content_type="application/merge-patch+json")
 
     def conflict() -> bool:
-        urls = {"first": f"{world.sink.url}/restless.{next(numbers) % 2}"}
+        urls = {"first": f"{world.consumer.sink}/restless.{next(numbers) % 2}"}
         world.consumer.cluster.apply([world.claim("restless", WISH, {"first": "JSONArray"}, urls=urls)])
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(annotate, range(40)))

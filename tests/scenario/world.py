@@ -17,9 +17,11 @@ import orjson
 
 from crds.models.sensorclaim import Binding, SensorClaim
 from scripts.demo.crew import Crew
-from scripts.demo.inventory import NAMESPACE, LeafBoard, device
+from scripts.demo.factory import Boards
+from scripts.demo.inventory import NAMESPACE, LeafBoard, boards, device
 from scripts.demo.observe import Offer, SinkClient, acknowledged, claims, known_clusters, offers, simulated
-from scripts.demo.site import Consumer, Lan, Provider
+from scripts.demo.site import ENDPOINT, Consumer, Lan, Provider
+from scripts.demo.trust import identify
 from scripts.sink.record import Fault
 from scripts.testbed.controlplane import ControlPlanes
 from scripts.testbed.processes import Child, free_port
@@ -90,28 +92,49 @@ class World:
         clusters = planes.start_clusters(["scenario-consumer", "scenario-provider"], audit=True)
         for cluster in clusters:
             stack.callback(cluster.kill)
-        self.consumer = Consumer(clusters[0], 1, directory=directory, insecure=True)
-        self.provider = Provider(clusters[1], 1, directory=directory)
-        self.provider.open_broker(stack)
+        self._boards = Boards(directory / "boards")
+        self._stack = stack
+        self.consumer = Consumer(clusters[0], 1, directory=directory)
+        self.provider = Provider(clusters[1], 1, directory=directory, boards=self._boards)
         self.sink = SinkClient(self.consumer.sink_port)
-        stack.callback(self.crew.stop)
         self._runs = count(1)
 
     def start(self) -> None:
         """Everything, until the fleet of claims is bound."""
         for site in (self.consumer, self.provider):
             site.prepare()
+        assert self.consumer.identities is not None
+        self.buyer_files = self.consumer.identities.files("walk-in", "edge-resource-manager")
+        self.late_files = self.consumer.identities.files("late", ENDPOINT, namespace=NAMESPACE)
+        identify([self.consumer, self.provider], self.crew, boards=self._boards, limit=LIMIT)
+        self.provider.open_broker(self._stack)
+        self._stack.callback(self.crew.stop)
         self.provider.start(self.crew, discover=self.lan)
         self.consumer.start(self.crew, discover=self.lan)
         self.crew.wait_ready(limit=LIMIT)
         self.wait(lambda: known_clusters(self.consumer) == {self.provider.gateway}, "the provider to be discovered")
         self.provider.plug_in()
+        self._attest()
         self.consumer.cluster.apply(self.claim(name, spec, endpoints) for name, (spec, endpoints) in FLEET.items())
         self.wait_bound(*FLEET)
 
-    def start_sink(self, name: str, sink: SinkClient) -> None:
+    def start_sink(self, name: str, sink: SinkClient, *, tls_port: int) -> None:
         """A sink of its own process."""
-        self.crew.start(name, "scripts.sink", "--port", sink.url.rpartition(":")[2])
+        secured = ("--tls-dir", self.late_files, "--tls-port", str(tls_port))
+        self.crew.start(name, "scripts.sink", "--port", sink.url.rpartition(":")[2], *secured)
+
+    def _attest(self) -> None:
+        """Let the boards prove what they are: what is proven lasts longer than any test."""
+        wanted = sum(len(each.parts) for each in boards(self.provider.number))
+        self.wait(lambda: len(simulated(self.provider)) == wanted, "the LeafDevices")
+        with self._publishing("devices-first"):
+            self.wait(lambda: len(offers(self.provider)) == wanted, "the flavors")
+
+    @property
+    def trust_domain(self) -> str:
+        """Of the consumer."""
+        assert self.consumer.identities is not None
+        return self.consumer.identities.trust_domain
 
     def process(self, name: str) -> str:
         """The crew's name of `provider edge-resource-manager`."""
@@ -124,7 +147,7 @@ class World:
         self, name: str, spec: Document, endpoints: Mapping[str, str], *, urls: Mapping[str, str] | None = None
     ) -> Document:
         """A SensorClaim with endpoints below the sink's URL, unless `urls` says otherwise."""
-        places = {endpoint: f"{self.sink.url}/{name}.{endpoint}" for endpoint in endpoints} | dict(urls or {})
+        places = {endpoint: f"{self.consumer.sink}/{name}.{endpoint}" for endpoint in endpoints} | dict(urls or {})
         listed = [{"name": each, "url": places[each], "encoding": endpoints[each]} for each in endpoints]
         return {
             "apiVersion": "edge.fluidos.eu/v1alpha1",
@@ -256,8 +279,6 @@ class World:
             targets: topics by endpoint of the sink, where they are not those of claims.
         """
         run = next(self._runs)
-        devices = self.directory / f"devices-{run}.json"
-        devices.write_bytes(orjson.dumps(simulated(self.provider)))
         log = self.directory / f"acknowledged-{run}"
         log.touch()
         owed = dict(targets or {})
@@ -265,11 +286,18 @@ class World:
             topics = self.topics(name)
             owed |= dict.fromkeys(self.endpoints(name), topics)
         setting = ("--rate", str(RATE), "--first", str(run * 1_000_000), "--acknowledged", log)
-        with self.crew.launch(f"devices-{run}", "scripts.simulator", "--devices", devices, *setting) as child:
+        with self._publishing(f"devices-{run}", *setting) as child:
             flow = Flow(child, log, owed)
             self.wait_flowing(*owed)
             yield flow
             child.stop(timeout=30)
+
+    @contextmanager
+    def _publishing(self, name: str, *setting: str | Path) -> Iterator[Child]:
+        devices = self.directory / f"{name}.json"
+        devices.write_bytes(orjson.dumps(simulated(self.provider)))
+        with self.crew.launch(name, "scripts.simulator", "--devices", devices, *setting) as child:
+            yield child
 
     def endpoints(self, name: str) -> list[str]:
         """The endpoints of a claim in the sink."""
