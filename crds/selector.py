@@ -48,6 +48,7 @@ def attributes(
         "mcu": board.mcu,
         "mcuFamily": board.mcu_family,
         "protocol": sensor.access.type,
+        "integrity": sensor.integrity,
         "node": node,
         "cluster": cluster,
         "trustTier": trust.tier if trust else "None",

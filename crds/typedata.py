@@ -31,7 +31,7 @@ from crds.models.leafdevice import (
     Sensor,
     SensorTraits,
 )
-from crds.models.trust import Hex, SpiffeIdText, Tier
+from crds.models.trust import Hex, Integrity, SpiffeIdText, Tier
 from crds.units import Dimension, Rounding, Scale, parse_unit, to_integer
 
 ANNOTATION = "sensors"
@@ -58,6 +58,7 @@ class _Additional(Model):
     mcu: Bounded | None = None
     mcu_family: Bounded | None = None
     max_consumers: Bounded | None = None
+    integrity: Integrity | None = None
     trust_tier: Tier | None = None
     spiffe_id: Annotated[SpiffeIdText | None, Field(alias="spiffeID")] = None
     application: Bounded | None = None
@@ -215,6 +216,7 @@ def parse_sensor(entry: object, *, field: str) -> DeclaredSensor:
         max_consumers=parse_max_consumers(
             additional.max_consumers, field=f"{field}.properties.additional.maxConsumers"
         ),
+        integrity=additional.integrity or "None",
         declared=Declared(
             sampling_rate=raw.sampling_rate,
             accuracy=raw.accuracy,
@@ -266,6 +268,7 @@ def characteristics(
         mcu=board.mcu or None,
         mcu_family=board.mcu_family or None,
         max_consumers=None if sensor.max_consumers is None else str(sensor.max_consumers),
+        integrity=None if sensor.integrity == "None" else sensor.integrity,
         trust_tier=trust.tier if trust else None,
         spiffe_id=trust.spiffe_id if trust else None,
         application=(trust.application or None) if trust else None,

@@ -175,7 +175,8 @@ class ClaimReconciler:
             providers=self.providers,
             clock=self._clock,
         )
-        await look.observe(to_query(need=spec.sensor, limits=spec.limits, minimum_tier=need.minimum_tier))
+        query = to_query(need=spec.sensor, limits=spec.limits, minimum_tier=need.minimum_tier, integrity=need.integrity)
+        await look.observe(query)
         try:
             await self._work_off(held, look, need)
         except Conflict:

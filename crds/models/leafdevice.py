@@ -24,7 +24,7 @@ from crds.models.base import (
     Timestamp,
     Word,
 )
-from crds.models.trust import Trust, UeidText
+from crds.models.trust import Integrity, Trust, UeidText
 
 MAX_SENSORS = 64
 Bounded = Annotated[str, Field(max_length=128)]
@@ -78,6 +78,8 @@ class SensorTraits(Model):
     consumption_microwatts: Natural | None = None
     max_consumers: Annotated[int, Field(ge=1, le=10000)] | None = None
     """How many contracts may share this sensor; the provider's default where absent."""
+    integrity: Integrity = "None"
+    """What a receiver can verify of its readings by itself."""
     declared: Declared = Declared()
 
 

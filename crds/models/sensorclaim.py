@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapV
 from crds.models.base import Column, Conditions, Count, Crd, Distinct, Model, Name, Resource, Rule, Timestamp, Word
 from crds.models.dataroute import Selector
 from crds.models.delivery import Endpoints, PayloadFilter
-from crds.models.trust import SpiffeIdText, Tier
+from crds.models.trust import Integrity, SpiffeIdText, Tier
 
 Limit = Annotated[int, Field(ge=0, le=2**53 - 1)]
 MAX_BINDINGS = 256
@@ -121,6 +121,8 @@ class SensorClaimSpec(Model):
     selector: Selector | None = None
     minimum_tier: Tier = "GatewayVouched"
     """How well a device must have proven what it is. A manager without identity (`--insecure`) does not ask."""
+    integrity: Integrity = "None"
+    """Signed: only sensors whose device signs their readings, for endpoints that verify them."""
     count: Annotated[
         Annotated[int, Field(ge=1, le=MAX_BINDINGS)] | Literal["All"],
         WrapValidator(_named),

@@ -14,6 +14,9 @@ GatewayVouched: an edge agent speaks for it. Attested: it proved what it is and 
 
 TIERS: Final[tuple[Tier, ...]] = ("None", "Legacy", "GatewayVouched", "Attested")
 
+Integrity = Literal["None", "Signed"]
+"""None: whoever carries a reading could change it. Signed: the device signs each of its readings, or each batch."""
+
 Hex = Annotated[str, Field(max_length=128, pattern=r"^([0-9a-f]{2})+$")]
 TrustDomainText = Annotated[str, Field(max_length=255, pattern=r"^[a-z0-9._-]+$")]
 SpiffeIdText = Annotated[

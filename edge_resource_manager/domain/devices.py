@@ -13,7 +13,7 @@ from typing import assert_never
 
 from crds.errors import InvalidField
 from crds.models.base import validate
-from crds.models.leafdevice import Board, LeafDeviceSpec, Link, Source
+from crds.models.leafdevice import Board, LeafDeviceSpec, Link, Sensor, Source
 from crds.typedata import ANNOTATION, DeclaredSensor, decode_annotation, mcu_family, parse_max_consumers
 from edge_resource_manager.domain.liveness import NodeHealth, Report
 from spire.domain.errors import Malformed
@@ -217,7 +217,7 @@ def describe(device: ObservedDevice, *, node_name: str) -> Description:
     sensors = []
     for declared in decoded.sensors:
         try:
-            sensor = declared.at(topic_of(declared, device=device, first=decoded.sensors[0]))
+            sensor = _sensor(declared, device=device, first=decoded.sensors[0])
         except InvalidField as error:
             where = f"{ANNOTATION}[uid {declared.traits.uid}].{error.field}"
             errors.append(InvalidField(field=where, value=error.value, expected=error.expected))
@@ -233,6 +233,13 @@ def describe(device: ObservedDevice, *, node_name: str) -> Description:
         sensors=tuple(sensors),
     )
     return Description(spec, tuple(errors), bad_ueid=ueid if isinstance(ueid, InvalidField) else None)
+
+
+def _sensor(declared: DeclaredSensor, *, device: ObservedDevice, first: DeclaredSensor) -> Sensor:
+    if declared.traits.integrity == "Signed" and UEID_KEY not in device.hints:
+        expected = f"None, or the annotation {UEID_KEY} on the device: who proves nothing has no key to sign with"
+        raise InvalidField(field="properties.additional.integrity", value="Signed", expected=expected)
+    return declared.at(topic_of(declared, device=device, first=first))
 
 
 def topic_of(sensor: DeclaredSensor, *, device: ObservedDevice, first: DeclaredSensor) -> str:

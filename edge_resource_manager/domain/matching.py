@@ -17,7 +17,7 @@ from crds.conditions import parse_timestamp
 from crds.errors import InvalidField
 from crds.models.leafdevice import Measurement
 from crds.models.sensorclaim import Bound, Limits, SensorClaimSpec, SensorNeed
-from crds.models.trust import Tier, at_least
+from crds.models.trust import Integrity, Tier, at_least
 from crds.selector import NotMatched, Selector, attributes, compile_selector, device
 from crds.typedata import FlavorView, sensor_from_flavor
 from crds.units import parse_unit
@@ -125,6 +125,7 @@ class Need:
     limits: Limits
     selector: Selector | None
     minimum_tier: Tier
+    integrity: Integrity
 
     @classmethod
     def of(cls, spec: SensorClaimSpec, *, insecure: bool = False) -> Need:
@@ -138,7 +139,13 @@ class Need:
             parse_unit(sensor.unit, field="spec.sensor.unit", sensor_type=sensor.type or "")
         selector = None if spec.selector is None else compile_selector(spec.selector, field="spec.selector")
         minimum: Tier = "None" if insecure else spec.minimum_tier
-        return cls(sensor=sensor, limits=spec.limits or Limits(), selector=selector, minimum_tier=minimum)
+        return cls(
+            sensor=sensor,
+            limits=spec.limits or Limits(),
+            selector=selector,
+            minimum_tier=minimum,
+            integrity=spec.integrity,
+        )
 
 
 def judge(need: Need, candidate: Candidate) -> Fits | Fails:
@@ -149,6 +156,7 @@ def judge(need: Need, candidate: Candidate) -> Fits | Fails:
         *(outcome for outcome in numbers if isinstance(outcome, Miss)),
         *_selector(need, candidate),
         *_trust(need, candidate.view),
+        *_integrity(need, candidate.view),
         *_availability(candidate),
     )
     if misses:
@@ -276,6 +284,11 @@ def _trust(need: Need, view: FlavorView) -> Iterator[Miss]:
     tier: Tier = view.trust.tier if view.trust else "None"
     if not at_least(tier, need.minimum_tier):
         yield Miss(field="trust", asked=f"at least {need.minimum_tier}", has=tier)
+
+
+def _integrity(need: Need, view: FlavorView) -> Iterator[Miss]:
+    if need.integrity == "Signed" and view.sensor.integrity != "Signed":
+        yield Miss(field="integrity", asked=need.integrity, has=view.sensor.integrity)
 
 
 def _availability(candidate: Candidate) -> Iterator[Miss]:

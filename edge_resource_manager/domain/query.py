@@ -19,7 +19,7 @@ from fractions import Fraction
 from crds.errors import InvalidField
 from crds.models.leafdevice import Measurement, Sensor
 from crds.models.sensorclaim import Bound, Limits, SensorNeed
-from crds.models.trust import TIERS, Tier
+from crds.models.trust import TIERS, Integrity, Tier
 from crds.typedata import FlavorView
 from crds.units import Dimension, Rounding, Scale, Unit, parse_unit, to_integer
 from edge_resource_manager.domain.filters import DEFAULT_LIMIT, Filter, Pairs, parse_filters
@@ -94,6 +94,7 @@ _TEXTS: dict[str, Callable[[FlavorView], Iterable[str]]] = {
     "mcu": lambda view: (view.board.mcu,),
     "mcuFamily": lambda view: (view.board.mcu_family,),
     "node": lambda view: (view.node,),
+    "integrity": lambda view: (view.sensor.integrity,),
 }
 SENSOR_FIELDS = (*_TEXTS, "unit", *_NUMBERS, "accuracy", "trustTier")
 
@@ -194,7 +195,11 @@ def parse_query(pairs: Pairs) -> SensorQuery:
 
 
 def to_query(
-    *, need: SensorNeed | None = None, limits: Limits | None = None, minimum_tier: Tier = "None"
+    *,
+    need: SensorNeed | None = None,
+    limits: Limits | None = None,
+    minimum_tier: Tier = "None",
+    integrity: Integrity = "None",
 ) -> list[tuple[str, str]]:
     """What a claim can leave to the provider: never narrower than the claim.
 
@@ -212,6 +217,8 @@ def to_query(
         pairs += _limit_pairs("consumption", limits.consumption_microwatts, "uW")
     if minimum_tier != "None":
         pairs.append(("filter[trustTier][range][min]", minimum_tier))
+    if integrity != "None":
+        pairs.append(("filter[integrity][match]", integrity))
     return pairs
 
 

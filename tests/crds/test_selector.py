@@ -41,6 +41,7 @@ def judge(expression: str) -> Matched | NotMatched:
         ('device.attributes["sensor.fluidos.eu"].accuracyMicrosRelativeHumidity <= 5000', True),
         ('device.attributes["sensor.fluidos.eu"].?samplingMillihertz.orValue(0) == 0', True),
         ('device.attributes["sensor.fluidos.eu"].trustTier == "None"', True),
+        ('device.attributes["sensor.fluidos.eu"].integrity == "None"', True),
         ('device.attributes["sensor.fluidos.eu"].?spiffeID.orValue("") == ""', True),
         ('device.driver == "sensor.fluidos.eu"', True),
         ('cel.bind(s, device.attributes["sensor.fluidos.eu"], s.latencyMicros > 1 && s.node == "edge-1")', True),

@@ -113,11 +113,18 @@ def test_declared_strings_are_repeated_as_they_are(latency: str) -> None:
 
 
 def test_board_and_sharing_travel_under_additional_properties() -> None:
-    additional = {"board": "STWIN.box", "mcu": "STM32U585AI", "mcuFamily": "STM32", "maxConsumers": "4"}
+    additional = {
+        "board": "STWIN.box",
+        "mcu": "STM32U585AI",
+        "mcuFamily": "STM32",
+        "maxConsumers": "4",
+        "integrity": "Signed",
+    }
     entry = {**HTS221, "properties": {**HTS221["properties"], "additional": additional}}
     declared = parse(entry)
     assert declared.board == Board(name="STWIN.box", mcu="STM32U585AI", mcu_family="STM32")
     assert declared.traits.max_consumers == 4
+    assert declared.traits.integrity == "Signed"
     out = characteristics(declared.at(TOPIC), node="edge-1", board=declared.board)
     assert json.dumps(out) == json.dumps(entry)
 

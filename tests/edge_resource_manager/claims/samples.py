@@ -5,7 +5,7 @@ from typing import Any
 
 from crds.models.leafdevice import Access, Board, Measurement, Sensor
 from crds.models.sensorclaim import Bound, Limits, SensorClaimSpec, SensorNeed
-from crds.models.trust import Tier
+from crds.models.trust import Integrity, Tier
 from crds.typedata import FlavorTrust, FlavorView
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.matching import Candidate
@@ -35,6 +35,7 @@ def candidate(
     tier: Tier | None = "GatewayVouched",
     spiffe_id: str | None = None,
     application: str = "",
+    integrity: Integrity = "None",
 ) -> Candidate:
     trust = FlavorTrust(tier=tier, spiffe_id=spiffe_id, application=application) if tier else None
     sensor = Sensor(
@@ -46,6 +47,7 @@ def candidate(
         latency_microseconds=latency,
         sampling_rate_millihertz=rate,
         consumption_microwatts=consumption,
+        integrity=integrity,
         access=Access(topic=f"sensor/{flavor}"),
     )
     return Candidate(
@@ -72,6 +74,7 @@ def spec(
     selector: str | None = None,
     count: Any = 1,
     minimum_tier: Tier = "GatewayVouched",
+    integrity: Integrity = "None",
     **bounds: dict[str, int],
 ) -> SensorClaimSpec:
     return SensorClaimSpec.model_validate(
@@ -81,6 +84,7 @@ def spec(
             "selector": selector,
             "count": count,
             "minimum_tier": minimum_tier,
+            "integrity": integrity,
             "endpoints": (ENDPOINT,),
         }
     )

@@ -94,6 +94,13 @@ def test_a_device_must_have_proven_as_much_as_is_asked_unless_nobody_could_belie
         assert [str(miss) for miss in outcome.misses] == [f"trust {tier or 'None'}, asked at least {asked}"]
 
 
+def test_only_sensors_whose_device_signs_have_signed_readings() -> None:
+    signed, any_integrity = Need.of(spec(sensor=HUMIDITY, integrity="Signed")), Need.of(spec(sensor=HUMIDITY))
+    assert misses(signed, candidate()) == ["integrity None, asked Signed"]
+    assert misses(signed, candidate(integrity="Signed")) == []
+    assert misses(any_integrity, candidate(integrity="Signed")) == []
+
+
 def test_a_claim_that_says_nothing_asks_for_the_word_of_a_gateway() -> None:
     need = Need.of(SensorClaimSpec.model_validate({"sensor": SensorNeed(type="Humidity"), "endpoints": (ENDPOINT,)}))
     assert misses(need, candidate(tier="Legacy")) == ["trust Legacy, asked at least GatewayVouched"]

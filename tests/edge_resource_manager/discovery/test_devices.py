@@ -200,6 +200,17 @@ def test_board_and_sharing_come_from_the_first_sensor_that_says_so_or_else_from_
     assert [sensor.max_consumers for sensor in described.spec.sensors] == [3, 5]
 
 
+def test_readings_are_signed_by_devices_that_can_prove_themselves_and_by_no_others() -> None:
+    told = {**samples.PRESSURE, "properties": {**samples.PRESSURE["properties"], "additional": {"integrity": "Signed"}}}
+    sensors, ueid = samples.packed(samples.HUMIDITY, told), {"edge.fluidos.eu/ueid": "01" + "ab" * 16}
+    signing = describe(parse_device(samples.device("d", sensors=sensors, annotations=ueid)), node_name="edge-1")
+    assert [sensor.integrity for sensor in signing.spec.sensors] == ["None", "Signed"]
+    unproven = describe(parse_device(samples.device("d", sensors=sensors)), node_name="edge-1")
+    assert [sensor.integrity for sensor in unproven.spec.sensors] == ["None"]
+    (error,) = unproven.errors
+    assert error.field == f"sensors[uid {told['uid']}].properties.additional.integrity"
+
+
 @pytest.mark.parametrize(
     ("hint", "value"),
     [("max-consumers", "many"), ("max-consumers", "0"), ("board", "x" * 200), ("mcu", "x" * 200)],

@@ -13,7 +13,7 @@ from crds.errors import InvalidField
 from crds.models.base import validate
 from crds.models.fluidos import FlavorSpec
 from crds.models.sensorclaim import Bound, Limits, SensorClaimSpec, SensorNeed
-from crds.models.trust import TIERS, Tier
+from crds.models.trust import TIERS, Integrity, Tier
 from crds.typedata import FlavorView, sensor_from_flavor
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.matching import Candidate, Fits, Need, judge
@@ -113,12 +113,18 @@ limits = st.builds(
     sampling_rate_millihertz=st.none() | bounds,
     consumption_microwatts=st.none() | bounds,
 )
+integrities: st.SearchStrategy[Integrity] = st.sampled_from(["None", "Signed"])
 views = st.builds(
     view,
     latency=st.none() | st.sampled_from(["16", "15.999", "16.0004", "100"]),
     samplingRate=st.none() | st.sampled_from(["1", "0.0015", "100"]),
     consumption=st.none() | st.sampled_from(["0.06", "0.0000001"]),
-    additional=st.none() | st.builds(lambda tier: {"mcu": "STM32U585AI", "trustTier": tier}, st.sampled_from(TIERS)),
+    additional=st.none()
+    | st.builds(
+        lambda tier, integrity: {"mcu": "STM32U585AI", "trustTier": tier, "integrity": integrity},
+        st.sampled_from(TIERS),
+        integrities,
+    ),
 )
 
 
@@ -144,10 +150,14 @@ def test_a_tier_that_is_none_is_named() -> None:
 
 
 @settings(max_examples=300)
-@given(needs, limits, views, st.sampled_from(TIERS))
-def test_what_a_claim_takes_its_query_finds(need: SensorNeed, limits: Limits, has: FlavorView, tier: Tier) -> None:
-    spec = SensorClaimSpec.model_construct(sensor=need, limits=limits, selector=None, endpoints=(), minimum_tier=tier)
-    query = parse_query(to_query(need=need, limits=limits, minimum_tier=tier))
+@given(needs, limits, views, st.sampled_from(TIERS), integrities)
+def test_what_a_claim_takes_its_query_finds(
+    need: SensorNeed, limits: Limits, has: FlavorView, tier: Tier, integrity: Integrity
+) -> None:
+    spec = SensorClaimSpec.model_construct(
+        sensor=need, limits=limits, selector=None, endpoints=(), minimum_tier=tier, integrity=integrity
+    )
+    query = parse_query(to_query(need=need, limits=limits, minimum_tier=tier, integrity=integrity))
     taken = isinstance(judge(Need.of(spec), candidate(has)), Fits)
     assert query.matches(has) or not taken
     # A claim wants the unit of the very type that it asks for, a query that of any: the only difference.
