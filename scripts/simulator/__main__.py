@@ -4,7 +4,8 @@ The devices are a JSON array, one entry a sensor:
 `[{"device": "board-1", "sensor": "hts221", "types": ["Humidity"], "topic": "...", "broker": "mqtt://127.0.0.1:1883"}]`.
 With `"broker": "mqtts://..."` and `"identity": {"board": FILE, "image": FILE, "application": "...", "attest": URL,
 "bundle": FILE}` a device proves what it is and what it runs before it publishes (`identity.SimulatedIdentity`); with
-`"svid": DIR` somebody publishes for it who has an identity in files, as a mapper does.
+`"svid": DIR` somebody publishes for it who has an identity in files, as a mapper does. With an identity and
+`"integrity": "Signed"` it signs each reading, so that receivers need not trust anybody else.
 Ends after `--messages` of each sensor, or on SIGTERM or Ctrl-C, when the broker has acknowledged what was sent.
 """
 

@@ -63,7 +63,7 @@ class AttestedPublisher(Publisher):
         """Hand one message to the broker, signed where that is asked for; a device that has no SVID yet sends none."""
         if self._source is None:
             return False
-        if self._said.integrity == "Signed":
+        if message.sensor.integrity == "Signed":
             # Microseconds grow from message to message, and go on growing after the device has started again.
             now = datetime.now(UTC)
             signed = sign(

@@ -51,8 +51,6 @@ class SimulatedIdentity(Model):
     """Where it attests: at the issuer, or on the broker's listener for those without an identity."""
     bundle: File
     """PEM roots of its trust domain, by which it knows issuer and broker."""
-    integrity: Literal["Transport", "Signed"] = "Transport"
-    """Signed: each reading carries the device's own signature, for receivers that trust nobody between."""
 
 
 def tampered(code: bytes) -> bytes:

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import cycle
-from typing import Annotated
+from typing import Annotated, Self
 
 import orjson
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crds.models.base import Model, Word
 from crds.models.leafdevice import Topic
+from crds.models.trust import Integrity
 from scripts.simulator.identity import SimulatedIdentity
 from scripts.simulator.recordings import Recording, Row
 
@@ -29,6 +30,15 @@ class SimulatedSensor(Model):
     identity: SimulatedIdentity | None = None
     svid: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
     """Folder with the files of who publishes for a device that has no identity."""
+    integrity: Integrity = "None"
+    """Signed: each reading carries its device's own signature, for receivers that trust nobody between."""
+
+    @model_validator(mode="after")
+    def _can_sign(self) -> Self:
+        if self.integrity == "Signed" and self.identity is None:
+            msg = "must have an identity where integrity is Signed"
+            raise ValueError(msg)
+        return self
 
     @property
     def connection(self) -> tuple[str, str]:

@@ -322,7 +322,7 @@ async def test_a_reading_can_be_believed_for_its_own_signature(site: Site) -> No
     relay.on_message = lambda _client, _data, message: payloads.append(bytes(message.payload))
     async with (
         site.issuer() as url,
-        simulator(site.entry(url, integrity="Signed"), flags=("--messages", "3")) as process,
+        simulator({**site.entry(url), "integrity": "Signed"}, flags=("--messages", "3")) as process,
     ):
         await process.communicate()
     await until(payloads, 3)
@@ -368,6 +368,14 @@ async def test_a_bad_identity_is_named(site: Site, changes: dict[str, str], expe
         _, err = await process.communicate()
     assert process.returncode == 2
     assert expected in err.decode()
+
+
+async def test_who_has_no_identity_cannot_sign() -> None:
+    entry = {"device": "d", "sensor": "x", "types": ["Pressure"], "topic": "t", "broker": "mqtt://127.0.0.1:1"}
+    async with simulator({**entry, "integrity": "Signed"}) as process:
+        _, err = await process.communicate()
+    assert process.returncode == 2
+    assert "an identity where integrity is Signed" in err.decode()
 
 
 def test_a_factory_makes_the_same_policy_and_boards_when_called_again(tmp_path: Path) -> None:
