@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -10,6 +10,9 @@ from pydantic import Field
 
 from crds.models.base import Model
 from scripts.sink.bodies import Reading
+from scripts.sink.signatures import signed
+from spire.domain.errors import Malformed, Untrusted
+from spire.domain.spiffe_id import SpiffeId, TrustDomain
 
 
 class Fault(Model):
@@ -38,6 +41,8 @@ class Arrival(Model):
     value: float | None = None
     client: str | None = None
     """SPIFFE ID of the relay that delivered it; absent without TLS."""
+    signed_by: str | None = None
+    """SPIFFE ID of the device that signed it; absent where nobody did, or nobody looked."""
     copies: int = 1
 
 
@@ -48,6 +53,8 @@ class Received(Model):
     requests: int
     unreadable: int
     """Requests whose body was refused, and readings without an id."""
+    unverifiable: int = 0
+    """Readings with a signature that proves nothing; they are not kept."""
 
 
 class Endpoint:
@@ -57,6 +64,7 @@ class Endpoint:
         self.arrivals: dict[str, Arrival] = {}
         self.requests = 0
         self.unreadable = 0
+        self.unverifiable = 0
         self.fault = Fault()
 
     def next_fault(self) -> Fault:
@@ -66,23 +74,49 @@ class Endpoint:
             self.fault = Fault() if fault.times <= 1 else fault.model_copy(update={"times": fault.times - 1})
         return fault
 
-    def take(self, readings: Iterable[Reading], *, at: datetime, client: str | None = None) -> None:
-        """Keep a batch that arrived at `at` (aware) from `client`."""
-        for reading in readings:
+    def take(
+        self,
+        readings: Iterable[Reading],
+        *,
+        at: datetime,
+        client: SpiffeId | None = None,
+        bundles: Mapping[TrustDomain, Sequence[bytes]] | None = None,
+    ) -> None:
+        """Keep a batch.
+
+        Args:
+            readings: as they came.
+            at: when they arrived, aware.
+            client: who brought them.
+            bundles: roots by which to verify those that are signed; None verifies nothing.
+        """
+        for sent in readings:
+            reading, signer = sent, None
+            if bundles is not None:
+                try:
+                    reading, signer = signed(sent, bundles=bundles, now=at)
+                except (Malformed, Untrusted, ValueError):
+                    self.unverifiable += 1
+                    continue
             reading_id = reading.get("id")
             if not isinstance(reading_id, str):
                 self.unreadable += 1
             elif known := self.arrivals.get(reading_id):
                 self.arrivals[reading_id] = known.model_copy(update={"copies": known.copies + 1})
             else:
-                self.arrivals[reading_id] = _arrival(reading, at=at, client=client)
+                self.arrivals[reading_id] = _arrival(reading, at=at, client=client, signer=signer)
 
     def received(self) -> Received:
         """All that is known so far."""
-        return Received(arrivals=self.arrivals, requests=self.requests, unreadable=self.unreadable)
+        return Received(
+            arrivals=self.arrivals,
+            requests=self.requests,
+            unreadable=self.unreadable,
+            unverifiable=self.unverifiable,
+        )
 
 
-def _arrival(reading: Reading, *, at: datetime, client: str | None) -> Arrival:
+def _arrival(reading: Reading, *, at: datetime, client: SpiffeId | None, signer: SpiffeId | None) -> Arrival:
     value = reading.get("value")
     return Arrival(
         at=at.timestamp(),
@@ -90,7 +124,8 @@ def _arrival(reading: Reading, *, at: datetime, client: str | None) -> Arrival:
         device=str(reading.get("device", "")),
         sensor=str(reading.get("sensor", "")),
         value=float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None,
-        client=client,
+        client=None if client is None else str(client),
+        signed_by=None if signer is None else str(signer),
     )
 
 

@@ -34,13 +34,23 @@ class Sink:
         port: 0 takes a free one; `port` says which.
         identity: None receives over plain HTTP.
         tls_port: where readings come with an identity; as `port`.
+        verify_readings: of those that are signed, take what their devices signed and nothing else. By the bundles of
+            the identity.
     """
 
-    def __init__(self, *, port: int = 0, identity: IdentitySource | None = None, tls_port: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        identity: IdentitySource | None = None,
+        tls_port: int = 0,
+        verify_readings: bool = False,
+    ) -> None:
         self.port = port
         self.tls_port = tls_port
         self.endpoints: dict[str, Endpoint] = {}
         self._identity = identity
+        self._verifier = identity if verify_readings else None
         app = web.Application(client_max_size=MAX_BODY)
         app.add_routes(
             [web.post("/{name}", self._receive), web.get("/{name}", self._show), web.put("/{name}", self._set_fault)]
@@ -101,7 +111,8 @@ class Sink:
         if fault.status >= 300 and len(batch) > fault.over_records:
             headers = {"Retry-After": fault.retry_after} if fault.retry_after else None
             return web.Response(status=fault.status, headers=headers)
-        endpoint.take(batch, at=arrived, client=None if client is None else str(client))
+        bundles = None if self._verifier is None else self._verifier.current.bundles
+        endpoint.take(batch, at=arrived, client=client, bundles=bundles)
         return web.Response(status=204)
 
     async def _show(self, request: web.Request) -> web.Response:
