@@ -15,8 +15,10 @@ from cryptography.hazmat.primitives.serialization import load_der_private_key
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crds.models.dataroute import ResolvedSource
 from router_manager.domain.encoding import encode
 from router_manager.domain.payload import Record
+from scripts.sink.bodies import line_fields
 from spire.domain import cbor
 from spire.domain.errors import Malformed, Reason, Untrusted
 from spire.domain.keys import PrivateKey
@@ -81,6 +83,25 @@ def test_relays_carry_signed_readings_byte_for_byte(encoding) -> None:  # type: 
     body = encode(records, encoding=encoding, envelope=False, sources={}).body
     split = body[1:-1].replace(b"},{", b"}\n{") if encoding == "JSONArray" else body
     assert split.strip().split(b"\n") == sent
+
+
+@pytest.mark.parametrize(
+    ("payload", "refusal"),
+    [
+        (READING, None),
+        (b'{"id": "a-1", "at": {"x": 1}}', Reason.CLAIM_CONTRADICTED),
+        (b'{"id": "a-1", "seen": [1]}', Reason.CLAIM_CONTRADICTED),
+        (b'{"id": "a-1", "note": null}', Reason.CLAIM_CONTRADICTED),
+    ],
+)
+def test_line_protocol_leaves_only_flat_readings_verifiable(payload: bytes, refusal: Reason | None) -> None:
+    source = ResolvedSource(flavor="f", device="d", sensor="s", model="m", provider="p", node="n", topic="t")
+    body = encode([Record(1, 0, "t", message(payload))], encoding="InfluxLine", envelope=False, sources={"t": source})
+    received = orjson.dumps(line_fields(body.body.decode().strip()))
+    if refusal is None:
+        assert verify(received, bundles=BUNDLES, now=NOW).payload == payload
+    else:
+        assert refused(received) == refusal
 
 
 def test_no_byte_can_be_changed() -> None:
