@@ -61,8 +61,13 @@ class Ask:
         return bound == fitting if count == "All" else bound <= fitting and len(bound) == count
 
 
-def asks(consumers: int) -> Iterator[Ask]:
-    """The claims of all consumers. With one consumer alone, it makes those of the second too."""
+def asks(consumers: int, *, insecure: bool = False) -> Iterator[Ask]:
+    """The claims of all consumers. With one consumer alone, it makes those of the second too.
+
+    Args:
+        consumers: how many there are.
+        insecure: without identities, and so without anybody who could sign.
+    """
     second = min(2, consumers)
     yield Ask(
         name="pressure-many-endpoints",
@@ -91,6 +96,15 @@ def asks(consumers: int) -> Iterator[Ask]:
     )
     yield _humidity(16, consumer=1, count=1)
     yield _humidity(25, consumer=second, count="All")
+    if not insecure:
+        yield Ask(
+            name="humidity-signed",
+            consumer=1,
+            sentence="every humidity sensor whose device signs its readings",
+            spec={"sensor": {"type": "Humidity"}, "integrity": "Signed", "count": "All"},
+            endpoints={"archive": "NDJSON"},
+            wanted=lambda _board, part: "Humidity" in part.accuracy and part.integrity == "Signed",
+        )
 
 
 def _humidity(milliseconds: int, *, consumer: int, count: int | Literal["All"]) -> Ask:

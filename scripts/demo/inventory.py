@@ -9,6 +9,8 @@ from uuid import NAMESPACE_DNS, uuid5
 
 import orjson
 
+from crds.models.trust import Integrity
+
 Document = dict[str, Any]
 DeviceVersion = Literal["v1beta1", "v1alpha2"]
 
@@ -32,6 +34,8 @@ class Part:
     latency_milliseconds: int
     sampling_hertz: str = "1"
     consumption_milliwatts: str = "0.06"
+    integrity: Integrity = "None"
+    """Signed: its board signs the readings, if it can prove what it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +88,7 @@ def boards(provider: int) -> tuple[LeafBoard, ...]:
         manufacturer="Sensirion",
         accuracy={"Humidity": "1.8", "Temperature": "0.2"},
         latency_milliseconds=20,
+        integrity="Signed",
     )
     common = (
         # 16 ms is the trap: it is not less than 16 ms.
@@ -124,7 +129,8 @@ def device(board: LeafBoard, *, number: int, node: str, version: DeviceVersion, 
     """The Device of a board, the `number`-th of all, bound to a node; `ueid` is the name that it has to prove."""
     mac = f"00:80:E1:00:{number >> 8:02X}:{number & 0xFF:02X}"  # 00:80:E1 is ST's
     spec = _v1beta1(board, node=node, mac=mac) if version == "v1beta1" else _v1alpha2(board, node=node, mac=mac)
-    sensors = b64encode(orjson.dumps([_characteristics(board, part) for part in board.parts])).decode()
+    described = [_characteristics(board, part, proves=ueid is not None) for part in board.parts]
+    sensors = b64encode(orjson.dumps(described)).decode()
     annotations = {"sensors": sensors} | ({"edge.fluidos.eu/ueid": ueid} if ueid else {})
     return {
         "apiVersion": f"devices.kubeedge.io/{version}",
@@ -158,9 +164,11 @@ def _v1alpha2(board: LeafBoard, *, node: str, mac: str) -> Document:
     }
 
 
-def _characteristics(board: LeafBoard, part: Part) -> Document:
+def _characteristics(board: LeafBoard, part: Part, *, proves: bool) -> Document:
     """One entry of the `sensors` annotation, in the fork's shape: every number is a string."""
     additional = {"board": board.board, "mcu": board.mcu, "mcuFamily": board.mcu_family}
+    if proves and part.integrity == "Signed":
+        additional["integrity"] = part.integrity
     return {
         "uid": uid(board, part),
         "node": "",

@@ -52,6 +52,7 @@ def simulated(provider: Provider) -> list[dict[str, Any]]:
                 "types": [each.type for each in sensor.measurements],
                 "topic": sensor.access.topic,
                 **provider.connection(device),
+                "integrity": sensor.integrity,
                 "station": STATIONS[(provider.number - 1) % len(STATIONS)],
             }
             for sensor in leaf.spec.sensors

@@ -44,6 +44,8 @@ class TargetOutcome(Model):
     published: int
     """Readings of the bound flavors that a broker acknowledged after all routes worked."""
     delivered: int
+    signed: int
+    """Of these: by their device, as the endpoint verified."""
     duplicates: int
     lost: int
     p50_milliseconds: float | None
@@ -95,6 +97,7 @@ def target_outcome(*, name: str, claim: str, owed: Set[str], arrivals: Mapping[s
         claim=claim,
         published=len(owed),
         delivered=len(arrived),
+        signed=sum(each.signed_by is not None for each in arrived),
         duplicates=sum(each.copies - 1 for each in arrived),
         lost=len(owed) - len(arrived),
         p50_milliseconds=percentile(latencies, 50),

@@ -75,10 +75,12 @@ def lost(console: Console, lost: LostTrust) -> None:
 
 def _delivered(console: Console, story: Story, report: Report) -> None:
     delivered = _table(
-        "Delivered", "target", "encoding", "published", "delivered", "duplicates", "lost", "p50 ms", "p99 ms", right=2
+        "Delivered",
+        *("target", "encoding", "published", "delivered", "signed", "duplicates", "lost", "p50 ms", "p99 ms"),
+        right=2,
     )
     for each, endpoint, target in _targets(story, report):
-        numbers = [target.published, target.delivered, target.duplicates, target.lost]
+        numbers = [target.published, target.delivered, target.signed, target.duplicates, target.lost]
         times = [target.p50_milliseconds, target.p99_milliseconds]
         encoding = each.ask.endpoints[endpoint]
         delivered.add_row(

@@ -127,7 +127,9 @@ class Consumer(Site):
 
     def start(self, crew: Crew, *, discover: Lan | None) -> None:
         """Its manager, and what receives readings."""
-        secured = ("--tls-dir", self._sink_files, "--tls-port", str(self._tls_port)) if self._sink_files else ()
+        secured: Flags = ()
+        if self._sink_files:
+            secured = ("--tls-dir", self._sink_files, "--tls-port", str(self._tls_port), "--verify-readings")
         crew.start(f"{self.name}-sink", "scripts.sink", "--port", str(self.sink_port), *secured)
         lan = (*discover.flags, "--no-announce") if discover else ()
         self.start_manager(crew, "edge_resource_manager", *lan)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from scripts.demo.report import BoundFlavor, ClaimOutcome, Report, Revoked, Targ
 from scripts.demo.site import Consumer, Lan, Provider
 from scripts.demo.stage import Stage
 from scripts.demo.trust import LostTrust, identify, tamper
-from scripts.sink.record import Received
+from scripts.sink.record import Arrival, Received
 from scripts.testbed.binaries import Binaries
 from scripts.testbed.controlplane import ControlPlanes
 from scripts.testbed.processes import Child, ChildFailedError, free_port
@@ -72,7 +72,16 @@ class ClaimProgress:
 
     def has_all(self, endpoint: str) -> bool:
         """Whether this endpoint has every reading that it is owed."""
-        return self.owed <= self.received[endpoint].arrivals.keys()
+        return self.owed <= self.arrivals(endpoint).keys()
+
+    def arrivals(self, endpoint: str) -> Mapping[str, Arrival]:
+        """What counts as arrived: where signed readings are asked for, those that the bound device itself signed."""
+        received = self.received.get(endpoint)
+        found = received.arrivals if received else {}
+        if self.ask.spec.get("integrity") != "Signed":
+            return found
+        devices = {offer.device: offer.view.trust.spiffe_id for offer in self.bound if offer.view.trust}
+        return {reading: it for reading, it in found.items() if it.signed_by and it.signed_by == devices.get(it.device)}
 
 
 class Story:
@@ -237,7 +246,7 @@ class Story:
 
     def _claim(self) -> None:
         with self._stage.step("claims bound") as say:
-            for ask in asks(self.options.consumers):
+            for ask in asks(self.options.consumers, insecure=self.options.insecure):
                 consumer = self.consumers[ask.consumer - 1]
                 self.progress.append(ClaimProgress(ask, consumer, applied_at=time.time()))
                 consumer.cluster.apply([ask.document(consumer.sink)])
@@ -294,7 +303,7 @@ class Story:
         for endpoint in each.ask.endpoints:
             target = each.ask.target(endpoint)
             each.received[endpoint] = each.sink.received(target)
-            heard = {(it.device, it.sensor) for it in each.received[endpoint].arrivals.values()}
+            heard = {(it.device, it.sensor) for it in each.arrivals(endpoint).values()}
             for offer in each.bound:
                 if (offer.device, offer.view.sensor.model) not in heard:
                     yield f"{target}: nothing of {offer.device} {offer.view.sensor.model} yet"
@@ -371,12 +380,8 @@ class Story:
         )
 
     def _target(self, each: ClaimProgress, endpoint: str) -> TargetOutcome:
-        received = each.received.get(endpoint)
         return target_outcome(
-            name=each.ask.target(endpoint),
-            claim=each.ask.name,
-            owed=each.owed,
-            arrivals=received.arrivals if received else {},
+            name=each.ask.target(endpoint), claim=each.ask.name, owed=each.owed, arrivals=each.arrivals(endpoint)
         )
 
 

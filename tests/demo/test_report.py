@@ -86,13 +86,16 @@ def test_the_document_has_the_agreed_keys_and_nulls() -> None:
     document = judge([claim()], [target({"1"}, set())], steps={"x": 1.0}).document()
     assert document["ok"] is False
     assert document["claims"][0].keys() >= {"name", "cluster", "bound", "secondsToBound", "secondsToFirstMessage"}
-    assert document["claims"][0]["bound"] == [{"flavor": "f0", "provider": "provider-1", "spiffeId": None}]
+    assert document["claims"][0]["bound"] == [
+        {"flavor": "f0", "provider": "provider-1", "spiffeId": None, "tier": None}
+    ]
     (only,) = document["targets"]
     assert only == {
         "name": "t",
         "claim": "c",
         "published": 1,
         "delivered": 0,
+        "signed": 0,
         "duplicates": 0,
         "lost": 1,
         "p50Milliseconds": None,
@@ -125,6 +128,7 @@ def test_both_scenarios_are_asked_with_any_number_of_consumers(consumers: int) -
     assert len(found["pressure-many-endpoints"].endpoints) == 3
     assert {ask.consumer for ask in found.values()} == set(range(1, consumers + 1))
     assert {"pressure-shared", "wind", "humidity-under-16ms", "humidity-under-25ms"} <= found.keys()
+    assert found.keys() - {ask.name for ask in asks(consumers, insecure=True)} == {"humidity-signed"}
 
 
 def test_a_faster_sensor_of_another_family_and_one_at_the_limit_do_not_satisfy() -> None:

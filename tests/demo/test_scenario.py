@@ -122,6 +122,11 @@ def assert_scenarios(report: dict[str, Any]) -> None:
     assert len(fast["bound"]) == 1
     assert len(slow["bound"]) == 2
     assert fast["bound"][0] in slow["bound"]
+    # One of the two signs its readings, and nobody else is bound where that is asked for.
+    (signing,) = claims["humidity-signed"]["bound"]
+    assert signing in slow["bound"]
+    signed = {name: target["signed"] for name, target in targets.items() if target["signed"]}
+    assert signed == {"humidity-signed.archive": 40, "humidity-under-25ms.control": 40}
     for target in targets.values():
         flavors = len(claims[target["claim"]]["bound"])
         assert (target["published"], target["delivered"], target["lost"]) == (40 * flavors, 40 * flavors, 0)
