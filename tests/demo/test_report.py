@@ -88,8 +88,6 @@ def test_the_document_has_the_agreed_keys_and_nulls() -> None:
     assert document["claims"][0].keys() >= {"name", "cluster", "bound", "secondsToBound", "secondsToFirstMessage"}
     bound = {"flavor": "f0", "provider": "provider-1", "spiffeId": None, "tier": None}
     assert document["claims"][0]["bound"] == [bound]
-        {"flavor": "f0", "provider": "provider-1", "spiffeId": None, "tier": None}
-    ]
     (only,) = document["targets"]
     assert only == {
         "name": "t",
