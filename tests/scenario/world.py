@@ -197,6 +197,13 @@ class World:
         version = self.provider.version
         self.delete(self.provider, f"devices.kubeedge.io/{version}/namespaces/{NAMESPACE}/devices/{board.name}")
 
+    def revoke(self, *devices: str) -> None:
+        """Have the provider refuse these devices and no others."""
+        assert self.provider.identities is not None
+        known = boards(self.provider.number)
+        ueids = tuple(str(self._boards.ueid(board)) for board in known if board.name in devices)
+        self.provider.identities.accept(self._boards.policy.model_copy(update={"revoked": ueids}))
+
     @staticmethod
     def delete(site: Consumer | Provider, path: str) -> None:
         """Delete an object, if it is there."""
