@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 from crds.errors import EdgeError, InvalidField
 from spire.adapters.spire_server import Entry, spire_server
+from spire.domain.entitlement import MANAGERS, OF_NODES
 from spire.domain.spiffe_id import SpiffeId, TrustDomain
 
 NAMESPACE = "fluidos"
-MANAGERS = ("edge-resource-manager", "rear-gateway", "router-manager", "flash-controller")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             trust_domain=TrustDomain(options.trust_domain),
             parent=SpiffeId.parse(options.parent),
             node=options.node,
+            accounts=options.account,
             federates_with=tuple(TrustDomain(name) for name in options.federates_with),
             selectors=options.selector,
         )
@@ -45,6 +46,7 @@ def entries(
     trust_domain: TrustDomain,
     parent: SpiffeId,
     node: str | None,
+    accounts: Sequence[str],
     federates_with: tuple[TrustDomain, ...],
     selectors: Sequence[str],
 ) -> list[Entry]:
@@ -53,18 +55,21 @@ def entries(
     Args:
         trust_domain: of the server.
         parent: the agent, or the alias of agents, whose workloads these are.
-        node: registers relay, agent and mapper of this sensor node instead of the managers.
+        node: registers relay, agent, mapper and broker of this sensor node instead of the managers.
+        accounts: which of them; all where there are none.
         federates_with: whose bundles the managers get.
         selectors: instead of the pods' namespace and ServiceAccount, with `{account}` in it.
 
     Raises:
-        InvalidField: a selector is none.
+        InvalidField: a selector is none, or an account none of these.
     """
     if node is None:
-        accounts = {account: ("manager", account) for account in MANAGERS}
+        paths = {account: ("manager", account) for account in MANAGERS}
     else:
-        accounts = {"relay": ("relay", node), "edge-agent": ("agent", node), "mapper": ("mapper", node)}
-        accounts["broker"] = ("broker", node)
+        paths = {account: (segment, node) for account, segment in OF_NODES.items()}
+    unknown = set(accounts) - paths.keys()
+    if unknown:
+        raise InvalidField(field="--account", value=sorted(unknown), expected=f"of {', '.join(paths)}")
     pattern = list(selectors) or [f"k8s:ns:{NAMESPACE}", "k8s:sa:{account}"]
     found = [
         Entry(
@@ -73,7 +78,8 @@ def entries(
             selectors=tuple(each.replace("{account}", account) for each in pattern),
             federates_with=federates_with,
         )
-        for account, path in accounts.items()
+        for account, path in paths.items()
+        if not accounts or account in accounts
     ]
     for entry in found:
         entry.message()  # says what is wrong before anything is sent
@@ -97,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--trust-domain", required=True, metavar="NAME")
     parser.add_argument("--parent", required=True, metavar="SPIFFE-ID", help="the agent, or an alias of agents")
     parser.add_argument("--node", help="register relay, edge agent, mapper and broker of this sensor node instead")
+    parser.add_argument(
+        "--account", action="append", default=[], metavar="NAME", help="only this of them; may be repeated"
+    )
     parser.add_argument("--federates-with", action="append", default=[], metavar="NAME", help="may be repeated")
     parser.add_argument(
         "--selector",

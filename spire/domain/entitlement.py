@@ -11,8 +11,8 @@ from spire.domain.spiffe_id import SpiffeId, TrustDomain
 
 ENDPOINT_LABEL: Final = "edge.fluidos.eu/endpoint"
 
-_MANAGERS: Final = frozenset({"edge-resource-manager", "rear-gateway", "router-manager", "flash-controller"})
-_OF_NODES: Final = {"relay": "relay", "edge-agent": "agent", "broker": "broker", "mapper": "mapper"}
+MANAGERS: Final = ("edge-resource-manager", "rear-gateway", "router-manager", "flash-controller")
+OF_NODES: Final = {"relay": "relay", "edge-agent": "agent", "broker": "broker", "mapper": "mapper"}
 """Accounts whose processes speak for one node, and the first segment of their IDs."""
 
 
@@ -33,7 +33,7 @@ class Caller:
 
 def is_ours(caller: Caller, *, namespace: str) -> bool:
     """Whether the table alone says who this is; about others their ServiceAccount's labels do."""
-    return caller.namespace == namespace and (caller.account in _MANAGERS or caller.account in _OF_NODES)
+    return caller.namespace == namespace and (caller.account in MANAGERS or caller.account in OF_NODES)
 
 
 def entitled(
@@ -51,12 +51,12 @@ def entitled(
         Untrusted: it gets none.
     """
     if is_ours(caller, namespace=namespace):
-        if caller.account in _MANAGERS:
+        if caller.account in MANAGERS:
             return trust_domain.spiffe_id("manager", caller.account)
         if caller.node is None:
             message = f"{caller.account} speaks for a node, and its token is bound to none"
             raise Untrusted(Reason.NOT_ENTITLED, message)
-        return trust_domain.spiffe_id(_OF_NODES[caller.account], caller.node)
+        return trust_domain.spiffe_id(OF_NODES[caller.account], caller.node)
     if (labels or {}).get(ENDPOINT_LABEL) == "true":
         return trust_domain.spiffe_id("endpoint", caller.namespace, caller.account)
     who = f"ServiceAccount {caller.namespace}/{caller.account}"

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
-import orjson
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -18,76 +14,28 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from crds.errors import InvalidField, Terminal
-from scripts.testbed.processes import Child, free_port
 from spire.adapters.spire_authority import SpireAuthority
-from spire.adapters.spire_server import SpireServer, spire_server
+from spire.adapters.spire_server import SpireServer as Calls
+from spire.adapters.spire_server import spire_server
 from spire.domain.keys import PrivateKey
 from spire.domain.spiffe_id import SpiffeId, TrustDomain, device_spiffe_id
 from spire.domain.svid import verify_svid
 from spire.plugins.agent_attestor import HELLO
 from spire.plugins.bindings import Bindings
 from spire.register import main as register
-from tests.spire.plugins.test_attestor import POLICY
+from tests.spire.real_spire import DOMAIN, SpireServer, needs_server, running
 from tests.spire.support import TAMPERED, Device, boot_inputs, device, firmware_inputs
 
-PROGRAM = os.environ.get("SPIRE_SERVER") or shutil.which("spire-server")
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no spire-server on PATH, and SPIRE_SERVER is not set")
-DOMAIN = TrustDomain("devices.test")
+pytestmark = needs_server
 HOUR = timedelta(hours=1)
-
-
-def configuration(folder: Path) -> str:
-    def plugin(kind: str, argument: str, file: str) -> str:
-        return f"""
-  {kind} "dice" {{
-    plugin_cmd = "{sys.executable}"
-    plugin_args = ["-m", "spire.plugins", "{argument}"]
-    plugin_data_file = "{folder / file}"
-  }}"""
-
-    return f"""
-server {{
-  bind_address = "127.0.0.1"
-  bind_port = "{free_port()}"
-  socket_path = "{folder / "api.sock"}"
-  trust_domain = "{DOMAIN}"
-  data_dir = "{folder}"
-}}
-plugins {{
-  DataStore "sql" {{
-    plugin_data {{
-      database_type = "sqlite3"
-      connection_string = "{folder / "datastore.sqlite3"}"
-    }}
-  }}
-  KeyManager "disk" {{
-    plugin_data {{
-      keys_path = "{folder / "keys.json"}"
-    }}
-  }}
-{plugin("NodeAttestor", "server-attestor", "attestor.json")}
-{plugin("CredentialComposer", "composer", "composer.json")}
-}}
-"""
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder of a server that runs: `api.sock`, `bindings`."""
-    folder = tmp_path_factory.mktemp("spire")
-    bindings = folder / "bindings"
-    (folder / "attestor.json").write_bytes(orjson.dumps({"policy": POLICY, "bindings": str(bindings)}))
-    (folder / "composer.json").write_bytes(orjson.dumps({"bindings": str(bindings)}))
-
-    (folder / "server.conf").write_text(configuration(folder))
-    with Child(
-        name="spire-server",
-        command=[str(PROGRAM), "run", "-config", str(folder / "server.conf")],
-        directory=Path.cwd(),
-        logs=folder,
-    ) as server:
-        server.wait_until((folder / "api.sock").is_socket, what="socket", limit=30)
-        yield folder
+    server = SpireServer(folder=tmp_path_factory.mktemp("spire"))
+    with running(server):
+        yield server.folder
 
 
 def csr(key: PrivateKey, *, uri: SpiffeId | None = None, common_name: str = "somebody else") -> bytes:
@@ -109,7 +57,7 @@ def answering(one: Device) -> Callable[[bytes], asyncio.Future[bytes]]:
     return answer
 
 
-async def attest(server: SpireServer, one: Device, *, key: PrivateKey | None = None) -> x509.Certificate:
+async def attest(server: Calls, one: Device, *, key: PrivateKey | None = None) -> x509.Certificate:
     issued = await server.attest_agent(csr(key or one.own), kind="dice", hello=HELLO, answer=answering(one))
     return x509.load_der_x509_certificate(issued.chain[0])
 
@@ -189,6 +137,7 @@ def test_registration_may_be_repeated(site: Path, capsys: pytest.CaptureFixture[
         (["--trust-domain", "UPPER", "--parent", "spiffe://a/b"], "trustDomain"),
         (["--trust-domain", "a", "--parent", "b"], "spiffeID"),
         (["--trust-domain", "a", "--parent", "spiffe://a/b", "--selector", "x"], "selector"),
+        (["--trust-domain", "a", "--parent", "spiffe://a/b", "--account", "relay"], "--account"),
     ],
 )
 def test_wrong_arguments_are_named(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
