@@ -2,7 +2,8 @@
 
 One claim after the other: applied, bound, first reading at its endpoint, deleted. The devices publish all the time, so
 what is measured is the way of the claim and of the data, and at most one period of the devices. In a second round a
-provider that takes connections and never answers is known, too.
+provider that takes connections and never answers is known, too. Everybody has an identity and everything is mutual TLS,
+as in the demo; `--insecure` measures without.
 """
 
 from __future__ import annotations
@@ -29,10 +30,16 @@ from crds.kube.client import CONFIG_MAPS, Kind, Kube
 from crds.kube.watch import Change, Put, follow
 from crds.models.sensorclaim import SensorClaim
 from scripts.demo.crew import Crew
+from scripts.demo.factory import Boards
 from scripts.demo.inventory import NAMESPACE, boards
-from scripts.demo.observe import offers
+from scripts.demo.observe import offers, simulated
 from scripts.demo.site import Consumer, Provider
+from scripts.demo.trust import identify
+from scripts.sink.identity import identity_in
 from scripts.testbed.controlplane import ControlPlanes
+from spire.domain.authorization import under
+from spire.identity import IdentitySource
+from spire.tls import server_context
 
 LIMIT = 60.0
 RATE = 50.0
@@ -81,10 +88,10 @@ class Times:
     first: list[float]
 
 
-async def measure(kube: Kube, *, claims: int) -> list[Figure]:
-    """All figures; the clusters and their processes are there."""
+async def measure(kube: Kube, *, claims: int, files: Path | None) -> list[Figure]:
+    """All figures; the clusters and their processes are there. `files` are the identity of the endpoints."""
     seen = Seen()
-    async with _served(seen) as sink, _watched(kube, seen):
+    async with identity_in(files) as identity, _served(seen, identity) as sink, _watched(kube, seen):
         await _one(kube, seen, sink, "warm-up")
         writes = [await _write(kube, number) for number in range(20)]
         alone = [await _one(kube, seen, sink, f"claim-{number}") for number in range(claims)]
@@ -163,14 +170,15 @@ def _conditions(obj: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def _served(seen: Seen) -> AsyncIterator[str]:
+async def _served(seen: Seen, identity: IdentitySource | None) -> AsyncIterator[str]:
     app = web.Application()
     app.add_routes([web.post("/{claim}", seen.deliver)])
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    context = None if identity is None else server_context(identity, authorize=under("/relay/"))
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+        yield f"{'http' if context is None else 'https'}://127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
 
@@ -196,31 +204,36 @@ def _black_hole() -> Iterator[str]:
         yield "{}:{}".format(*server.getsockname())
 
 
-async def _run(kubeconfig: Path, *, claims: int) -> list[Figure]:
-    async with await Kube.connect(kubeconfig=kubeconfig) as kube:
-        return await measure(kube, claims=claims)
+async def _run(consumer: Consumer, *, claims: int) -> list[Figure]:
+    async with await Kube.connect(kubeconfig=consumer.cluster.kubeconfig) as kube:
+        return await measure(kube, claims=claims, files=consumer.sink_files)
 
 
-def _start(directory: Path, stack: ExitStack) -> Consumer:
+def _start(directory: Path, stack: ExitStack, *, insecure: bool) -> Consumer:
     """Everything up to devices that publish and a consumer that knows their provider."""
+    known = None if insecure else Boards(directory / "boards")
     planes = stack.enter_context(ControlPlanes(directory / "state"))
     clusters = planes.start_clusters(["consumer-1", "provider-1"])
-    consumer = Consumer(clusters[0], 1)
-    provider = Provider.open(clusters[1], 1, directory=directory, stack=stack)
+    consumer = Consumer(clusters[0], 1, directory=directory, insecure=insecure)
+    provider = Provider(clusters[1], 1, directory=directory, boards=known)
     crew = Crew(directory)
-    stack.callback(crew.stop)
     for site in (consumer, provider):
         site.prepare()
-    provider.start(crew, directory=directory, discover=None)
+    if known is not None:
+        identify([consumer, provider], crew, boards=known, limit=LIMIT)
+    provider.open_broker(stack)
+    stack.callback(crew.stop)
+    provider.start(crew, discover=None)
     consumer.start(crew, discover=None)
     consumer.know([provider])
     crew.wait_ready(limit=LIMIT)
     provider.plug_in()
     sensors = sum(len(board.parts) for board in boards(1))
-    crew.wait(lambda: len(offers(provider)) == sensors, what="the flavors", limit=LIMIT)
+    crew.wait(lambda: len(simulated(provider)) == sensors, what="the LeafDevices", limit=LIMIT)
     devices = directory / "devices.json"
-    devices.write_bytes(orjson.dumps([offer.simulated for offer in offers(provider)]))
+    devices.write_bytes(orjson.dumps(simulated(provider)))
     crew.start("devices", "scripts.simulator", "--devices", devices, "--rate", str(RATE))
+    crew.wait(lambda: len(offers(provider)) == sensors, what="the flavors", limit=LIMIT)
     return consumer
 
 
@@ -228,13 +241,14 @@ def main() -> int:
     """Measure and tell."""
     parser = argparse.ArgumentParser(prog="benchmarks.claims", description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer claims, for CI")
+    parser.add_argument("--insecure", action="store_true", help="without identities and TLS")
     options = parser.parse_args()
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-claims-")))
         print("starting a consumer and a provider ...", flush=True)
-        consumer = _start(directory, stack)
+        consumer = _start(directory, stack, insecure=options.insecure)
         print("claiming ...", flush=True)
-        figures = asyncio.run(_run(consumer.cluster.kubeconfig, claims=9 if options.short else 30))
+        figures = asyncio.run(_run(consumer, claims=9 if options.short else 30))
     return finish("claims", figures)
 
 

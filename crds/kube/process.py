@@ -64,7 +64,8 @@ class EgressSettings(ProcessSettings):
         default=(), description="CIDRs, such as the cluster's own, that no endpoint may be in"
     )
     allow_plain_http: bool = Field(
-        default=False, description="deliver to endpoints without TLS, which prove nothing: for a network that is trusted"
+        default=False,
+        description="deliver to endpoints without TLS, which prove nothing: for a network that is trusted",
     )
 
     @property

@@ -38,10 +38,11 @@ class Boards:
         return self._directory / f"{board.name}.flash"
 
     def ueid(self, board: LeafBoard) -> str | None:
-        """The name that a board can prove; None for what has no MCU."""
+        """The name that a board can prove; None for what has no MCU. A new board gets its firmware."""
         if not board.mcu:
             return None
-        self.flash(board).write_bytes(CODE)
+        if not self.flash(board).exists():
+            self.flash(board).write_bytes(CODE)
         # Certificates of both forms, as there are in the field.
         form = "cbor" if board.mcu_family == "STM32" else "x509"
         return str(open_board(self._file(board), factory=self._factory, form=form).ueid)

@@ -104,7 +104,7 @@ class Consumer(Site):
         super().__init__(cluster, number, directory=directory, insecure=insecure)
         self.sink_port = free_port()
         self._tls_port = free_port()
-        self._sink_files: Path | None = None
+        self.sink_files: Path | None = None
 
     @property
     def sink(self) -> str:
@@ -123,13 +123,13 @@ class Consumer(Site):
             metadata = {"name": ENDPOINT, "namespace": NAMESPACE, "labels": label}
             self.cluster.apply([{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}])
             self.identify("edge-resource-manager")
-            self._sink_files = self.identities.files("sink", ENDPOINT, namespace=NAMESPACE)
+            self.sink_files = self.identities.files("sink", ENDPOINT, namespace=NAMESPACE)
 
     def start(self, crew: Crew, *, discover: Lan | None) -> None:
         """Its manager, and what receives readings."""
         secured: Flags = ()
-        if self._sink_files:
-            secured = ("--tls-dir", self._sink_files, "--tls-port", str(self._tls_port), "--verify-readings")
+        if self.sink_files:
+            secured = ("--tls-dir", self.sink_files, "--tls-port", str(self._tls_port), "--verify-readings")
         crew.start(f"{self.name}-sink", "scripts.sink", "--port", str(self.sink_port), *secured)
         lan = (*discover.flags, "--no-announce") if discover else ()
         self.start_manager(crew, "edge_resource_manager", *lan)
