@@ -34,6 +34,10 @@ class Terminal(EdgeError):  # noqa: N818 - see Retryable
         self.reason = reason
 
 
+class Stopped(EdgeError):  # noqa: N818 - an order, not an error
+    """Told to stop before the work had begun."""
+
+
 class InvalidField(Terminal):
     """A value that is refused, told by field, value and what was expected."""
 

@@ -18,7 +18,7 @@ def main() -> int:
     configure_logging(settings.log_level)
 
     async def work(stop: asyncio.Event) -> None:
-        async with identity_of(settings) as identity:
+        async with identity_of(settings, stop=stop) as identity:
             await run_manager(
                 stop,
                 name="edge-resource-manager",

@@ -19,7 +19,7 @@ def main() -> int:
 
     async def work(stop: asyncio.Event) -> None:
         # It speaks to the API server alone; but where identities are the rule, it does not start without one.
-        async with identity_of(settings):
+        async with identity_of(settings, stop=stop):
             await run_manager(stop, name="router-manager", settings=settings, build=lambda kube: build(kube, settings))
 
     return run_process(work)

@@ -21,7 +21,7 @@ from spiffe import WorkloadApiClient, X509Svid
 from spiffe.errors import PySpiffeError
 from spiffe.workloadapi.x509_context import X509Context
 
-from crds.errors import InvalidField, Terminal
+from crds.errors import InvalidField, Stopped, Terminal
 from crds.kube.process import ProcessSettings
 from spire import metrics
 from spire.domain.spiffe_id import TrustDomain
@@ -59,12 +59,19 @@ class IdentitySettings(ProcessSettings):
 
 
 @contextlib.asynccontextmanager
-async def identity_of(settings: IdentitySettings) -> AsyncIterator[IdentitySource | None]:
+async def identity_of(
+    settings: IdentitySettings, *, stop: asyncio.Event | None = None
+) -> AsyncIterator[IdentitySource | None]:
     """The identity of this process while the context is open; None when it shall have none (`--insecure`).
 
     The last identity is kept when the Workload API is gone: peers refuse it when it has expired.
 
+    Args:
+        settings: flags.
+        stop: ends the wait for the first identity.
+
     Raises:
+        Stopped: `stop` was set before there was one.
         Terminal: neither `--identity-socket` nor `--insecure` was given, or no identity came in time.
     """
     if settings.insecure:
@@ -79,7 +86,7 @@ async def identity_of(settings: IdentitySettings) -> AsyncIterator[IdentitySourc
     stream = _Stream(settings.identity_socket)
     following = asyncio.create_task(stream.follow())
     try:
-        yield await stream.first(within=settings.identity_wait_seconds)
+        yield await stream.first(within=settings.identity_wait_seconds, stop=stop or asyncio.Event())
     finally:
         following.cancel()
         await asyncio.wait([following])
@@ -95,15 +102,18 @@ class _Stream:
         self._problem = "no answer"
         self._told: tuple[bool, str] | None = None
 
-    async def first(self, *, within: float) -> IdentitySource:
+    async def first(self, *, within: float, stop: asyncio.Event) -> IdentitySource:
         """The source, as soon as it has an identity."""
+        stopping = asyncio.create_task(stop.wait())
         try:
-            async with asyncio.timeout(within):
-                return await asyncio.shield(self._source)
-        except TimeoutError:
-            raise Terminal(
-                f"no identity from {self._socket} within {within:g} s: {self._problem}", reason="NoIdentity"
-            ) from None
+            await asyncio.wait((self._source, stopping), timeout=within, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+        if self._source.done():
+            return self._source.result()
+        if stop.is_set():
+            raise Stopped("no identity yet")
+        raise Terminal(f"no identity from {self._socket} within {within:g} s: {self._problem}", reason="NoIdentity")
 
     async def follow(self) -> None:
         """Take identities until cancelled."""

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from crds.egress import EgressPolicy
-from crds.errors import EdgeError
+from crds.errors import EdgeError, Stopped
 
 
 class ProcessSettings(BaseSettings):
@@ -178,6 +178,8 @@ def run_process(
     with runner() as running:
         try:
             running.run(guarded())
+        except* Stopped:
+            structlog.get_logger(__name__).info("stopped before the work had begun")
         except* EdgeError as errors:
             structlog.get_logger(__name__).error("stopped", errors=[str(error) for error in errors.exceptions])
             status = 1

@@ -16,7 +16,7 @@ from spire.workload import identity_of
 async def main(settings: AgentSettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
     async with (
-        identity_of(settings) as identity,
+        identity_of(settings, stop=stop) as identity,
         await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
     ):
         if identity is None:

@@ -18,7 +18,7 @@ from spire.workload import identity_of
 async def main(settings: GatewaySettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set."""
     async with (
-        identity_of(settings) as identity,
+        identity_of(settings, stop=stop) as identity,
         await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
     ):
         await Gateway(kube, settings, identity=identity).run(stop)

@@ -31,7 +31,7 @@ def uvloop_runner() -> asyncio.Runner:
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then drain."""
     policy, bounds = settings.egress, Bounds(spool_bytes=settings.spool_bytes)
-    async with identity_of(settings) as identity:
+    async with identity_of(settings, stop=stop) as identity:
         sender = HttpSender(policy, identity=identity, timeout_seconds=settings.target_timeout_seconds)
         session = settings.session(identity)
         async with Relay(state=settings.state_dir, session=session, sender=sender, bounds=bounds) as relay:

@@ -14,7 +14,7 @@ from spiffe import X509Svid
 from spiffe.bundle.x509_bundle.x509_bundle_set import X509BundleSet
 from spiffe.workloadapi.x509_context import X509Context
 
-from crds.errors import Terminal
+from crds.errors import Stopped, Terminal
 from crds.kube.process import EgressSettings, settings_of
 from spire.helper.api import serve
 from spire.helper.held import Granted, Held, Latest, Refused, Waiting
@@ -66,6 +66,16 @@ async def told(flags: IdentitySettings, problem: str) -> None:
 @pytest.fixture
 def socket(tmp_path: Path) -> Path:
     return tmp_path / "own" / "workload.sock"
+
+
+async def test_a_process_that_waits_for_its_first_identity_hears_the_order_to_stop(
+    monkeypatch: pytest.MonkeyPatch, socket: Path
+) -> None:
+    stop = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, stop.set)
+    with pytest.raises(Stopped):
+        async with identity_of(settings(monkeypatch, f"--identity-socket={socket}"), stop=stop):
+            pass
 
 
 @pytest.mark.parametrize("form", ["{}", "unix:{}", "unix://{}"])
