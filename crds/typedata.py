@@ -1,4 +1,4 @@
-"""The fork's sensor description, both ways: KubeEdge annotation and Flavor `typeData` to typed sensors, and back.
+"""The fork's sensor description, both ways: an annotation's entry and a Flavor's `typeData` to a typed sensor, and back.
 
 Outside every scalar is a string and every number has its unit elsewhere; inside there are integers. The declared
 strings are kept beside them, so that what goes out is byte for byte what came in. What the fork's format has no place
@@ -8,21 +8,17 @@ Source: otto-tom/fluidos-node-edge, features/edge-support: SensorInfo and Sensor
 
 from __future__ import annotations
 
-import binascii
 import re
-from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import orjson
 from pydantic import Field
 
 from crds.errors import InvalidField
 from crds.models.base import Model, Word, validate
 from crds.models.fluidos import FlavorSpec
 from crds.models.leafdevice import (
-    MAX_SENSORS,
     Access,
     Board,
     Bounded,
@@ -34,8 +30,6 @@ from crds.models.leafdevice import (
 from crds.models.trust import Hex, Integrity, SpiffeIdText, Tier
 from crds.units import Dimension, Rounding, Scale, parse_unit, to_integer
 
-ANNOTATION = "sensors"
-MAX_ANNOTATION_BYTES = 256 * 1024
 MAX_QUANTITIES = 16
 
 _Words = Annotated[tuple[Bounded, ...], Field(max_length=MAX_QUANTITIES)]
@@ -124,14 +118,6 @@ class DeclaredSensor:
         return Sensor(**dict(self.traits), access=access)
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """What an annotation holds. One bad entry is one error and hides none of the others."""
-
-    sensors: tuple[DeclaredSensor, ...] = ()
-    errors: tuple[InvalidField, ...] = ()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlavorView:
     """A Sensor flavor's typeData, typed."""
@@ -157,36 +143,6 @@ class FlavorTrust:
     spiffe_id: str | None = None
     application: str = ""
     firmware: str | None = None
-
-
-def decode_annotation(text: str | None) -> Decoded:
-    """Read a Device's `sensors` annotation: base64 of a JSON array of sensors. Never raises.
-
-    Args:
-        text: the annotation, or None where there is none, which means no sensors.
-    """
-    if text is None:
-        return Decoded()
-    try:
-        entries = _entries(text)
-    except InvalidField as error:
-        return Decoded(errors=(error,))
-    sensors: dict[str, DeclaredSensor] = {}
-    errors: list[InvalidField] = []
-    for index, entry in enumerate(entries[:MAX_SENSORS]):
-        field = f"{ANNOTATION}[{index}]"
-        try:
-            sensor = parse_sensor(entry, field=field)
-        except InvalidField as error:
-            errors.append(error)
-            continue
-        uid = sensor.traits.uid
-        if uid in sensors:
-            errors.append(InvalidField(field=f"{field}.uid", value=uid, expected="a uid that no earlier entry has"))
-        sensors.setdefault(uid, sensor)
-    if len(entries) > MAX_SENSORS:
-        errors.append(InvalidField(field=ANNOTATION, value=len(entries), expected=f"at most {MAX_SENSORS} entries"))
-    return Decoded(tuple(sensors.values()), tuple(errors))
 
 
 def parse_sensor(entry: object, *, field: str) -> DeclaredSensor:
@@ -329,28 +285,6 @@ def mcu_family(mcu: str) -> str:
     """The family that a part number belongs to (`STM32U585AI` is an STM32, `nRF52840` an nRF52), or nothing."""
     found = _FAMILIES.match(mcu)
     return found["family"].upper().replace("NRF", "nRF") if found else ""
-
-
-def _entries(text: str) -> list[object]:
-    field = f"metadata.annotations.{ANNOTATION}"
-    limit = f"at most {MAX_ANNOTATION_BYTES} bytes"
-    # Go's decoder, which defined the format, passes over line ends: `base64` without -w0 writes them.
-    packed = text.replace("\n", "").replace("\r", "")
-    if len(packed) > (MAX_ANNOTATION_BYTES + 2) // 3 * 4:
-        raise InvalidField(field=field, value=f"{len(packed)} characters", expected=f"base64 of {limit}")
-    try:
-        data = b64decode(packed, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidField(field=field, value=text, expected=f"standard base64 ({error})") from error
-    if len(data) > MAX_ANNOTATION_BYTES:
-        raise InvalidField(field=field, value=f"{len(data)} bytes", expected=limit)
-    try:
-        entries = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise InvalidField(field=field, value=data, expected=f"JSON ({error})") from error
-    if not isinstance(entries, list):
-        raise InvalidField(field=field, value=entries, expected="a JSON array of sensors")
-    return entries
 
 
 def _measurements(raw: _Characteristics, units: _Units, *, field: str) -> Iterator[Measurement]:

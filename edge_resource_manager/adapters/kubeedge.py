@@ -18,7 +18,7 @@ from crds.kube.client import Object
 from crds.models import kubeedge as v1beta1
 from crds.models import kubeedge_v1alpha2 as v1alpha2
 from crds.models.base import ObjectMeta, validate
-from crds.typedata import ANNOTATION
+from crds.sensors_annotation import ANNOTATION
 from edge_resource_manager.domain.devices import (
     BLUETOOTH,
     BOARD_KEY,

@@ -14,7 +14,8 @@ from typing import assert_never
 from crds.errors import InvalidField
 from crds.models.base import validate
 from crds.models.leafdevice import Board, LeafDeviceSpec, Link, Sensor, Source
-from crds.typedata import ANNOTATION, DeclaredSensor, decode_annotation, mcu_family, parse_max_consumers
+from crds.sensors_annotation import ANNOTATION, decode_annotation
+from crds.typedata import DeclaredSensor, mcu_family, parse_max_consumers
 from edge_resource_manager.domain.liveness import NodeHealth, Report
 from spire.domain.errors import Malformed
 from spire.domain.ueid import Ueid

@@ -12,7 +12,8 @@ from crds.generate import MANIFESTS
 from crds.models import kubeedge, kubeedge_v1alpha2
 from crds.models.base import Resource
 from crds.models.fluidos import Contract, Flavor, KnownCluster, Transaction
-from crds.typedata import decode_annotation, sensor_from_flavor
+from crds.sensors_annotation import decode_annotation
+from crds.typedata import sensor_from_flavor
 from scripts.testbed.api import ApiError
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.controlplane import ControlPlanes
