@@ -1,4 +1,4 @@
-"""The fork's sensor description, both ways: an annotation's entry and a Flavor's `typeData` to a typed sensor, and back.
+"""The fork's sensor description, both ways: an annotation's entry or a Flavor's `typeData` to a typed sensor and back.
 
 Outside every scalar is a string and every number has its unit elsewhere; inside there are integers. The declared
 strings are kept beside them, so that what goes out is byte for byte what came in. What the fork's format has no place
