@@ -22,6 +22,7 @@ from spire.domain.certificates import OpenDiceInput
 from spire.domain.dice import Component, Inputs, Mode, Secrets, kdf, private_key
 from spire.domain.eat import Claims, DebugState
 from spire.domain.keys import Curve, PrivateKey
+from spire.domain.spiffe_id import TrustDomain, device_spiffe_id
 from spire.domain.ueid import Ueid
 
 FORMS: Final[dict[str, ModuleType]] = {"cbor": dice_cbor, "x509": dice_x509}
@@ -136,8 +137,17 @@ class Device:
         """The EAT with its chain; `changes` name members of the claims: the nonce, and lies."""
         return eat.encode(replace(self.claims, **changes), key=self.attestation, chain=self.chain)
 
-    def csr(self, name: x509.Name | None = None) -> bytes:
-        """A request (PKCS#10, DER) for a certificate of its own key; an issuer ignores the name."""
+    def csr(self, name: x509.Name | None = None, *, trust_domain: TrustDomain | None = None) -> bytes:
+        """A request (PKCS#10, DER) for a certificate of its own key; an issuer ignores the name.
+
+        Args:
+            name: subject.
+            trust_domain: where it attests. A SPIRE server certifies no ID but the one that the request asks for.
+        """
         algorithm = hashes.SHA256() if isinstance(self.own, ec.EllipticCurvePrivateKey) else None
-        request = x509.CertificateSigningRequestBuilder().subject_name(name or x509.Name([])).sign(self.own, algorithm)
-        return request.public_bytes(Encoding.DER)
+        request = x509.CertificateSigningRequestBuilder().subject_name(name or x509.Name([]))
+        if trust_domain is not None:
+            wanted = device_spiffe_id(trust_domain, ueid=self.claims.ueid, application=self.claims.software_name)
+            names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(str(wanted))])
+            request = request.add_extension(names, critical=name is None)
+        return request.sign(self.own, algorithm).public_bytes(Encoding.DER)

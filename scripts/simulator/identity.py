@@ -116,11 +116,12 @@ class Firmware:
         """What follows on a message of the issuer's: evidence and request on a challenge, else the end.
 
         Raises:
-            Malformed: it is neither a challenge, an SVID nor a refusal.
+            InvalidField: it is neither a challenge, an SVID nor a refusal; or no ID names this application.
         """
         match cbor.decode(message, field="answer", limit=MAX_ANSWER):
-            case {"nonce": bytes() as nonce}:
-                return cbor.encode([self._running.evidence(nonce=nonce), self._running.csr()])
+            case {"nonce": bytes() as nonce, "trustDomain": str() as name}:
+                csr = self._running.csr(trust_domain=TrustDomain(name))
+                return cbor.encode([self._running.evidence(nonce=nonce), csr])
             case {"reason": str() as reason, "message": str() as why}:
                 return f"{reason}: {why}"
             case {"chain": [*chain], "bundles": dict() as bundles} if all(type(each) is bytes for each in chain):

@@ -15,10 +15,11 @@ from typing import Final
 import structlog
 from cryptography import x509
 
-from crds.errors import EdgeError, InvalidField, Terminal
+from crds.errors import EdgeError, Terminal
 from spire.adapters.spire_server import SpireServer
 from spire.domain import keys
 from spire.domain.bundle import Bundle
+from spire.domain.errors import Malformed
 from spire.domain.spiffe_id import SpiffeId, TrustDomain
 from spire.domain.ueid import Ueid
 from spire.issuer.authority import Issued
@@ -96,9 +97,9 @@ class SpireAuthority:
         """See `Authority`.
 
         Raises:
-            InvalidField: the CSR does not ask for this ID.
+            Malformed: the CSR does not ask for this ID.
             Terminal: SPIRE, or our composer, refuses.
-            Retryable: SPIRE does not answer.
+            Retryable: SPIRE does not answer, or the binding cannot be written.
         """
         request = _asking_for(csr, spiffe_id)
         if self._bindings is not None and spiffe_id.path.startswith("/device/"):
@@ -138,5 +139,5 @@ def _asking_for(csr: bytes, spiffe_id: SpiffeId) -> x509.CertificateSigningReque
     except (ValueError, x509.ExtensionNotFound):
         asked = []
     if asked != [str(spiffe_id)]:
-        raise InvalidField(field="csr.subjectAltName", value=asked, expected=f"{spiffe_id} and nothing else")
+        raise Malformed(field="csr.subjectAltName", value=asked, expected=f"{spiffe_id} and nothing else")
     return request

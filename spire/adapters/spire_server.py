@@ -49,6 +49,7 @@ class SpireServer:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel = channel
+        self._left_out: dict[str, str] = {}
 
     async def mint(self, csr: bytes, *, ttl: timedelta) -> Issued:
         """A certificate for a CSR, whose one URI SAN is the ID.
@@ -62,13 +63,13 @@ class SpireServer:
         return _issued(answer.svid)
 
     async def bundles(self) -> dict[TrustDomain, Bundle]:
-        """Those of its own trust domain and of the ones that it is federated with.
+        """Those of its own trust domain and of the ones that it is federated with and that we can use.
 
         Raises:
             Terminal, Retryable: as `mint`.
         """
-        own = await self._call("bundle.v1.Bundle", "GetBundle", pb.Empty(), pb.Bundle)
-        found = [own]
+        own = _bundle(await self._call("bundle.v1.Bundle", "GetBundle", pb.Empty(), pb.Bundle))
+        found = {own.trust_domain: own}
         token = ""
         while True:
             page = await self._call(
@@ -77,11 +78,22 @@ class SpireServer:
                 pb.ListFederatedBundlesRequest(page_size=PAGE, page_token=token),
                 pb.ListFederatedBundlesResponse,
             )
-            found += page.bundles
+            for told in page.bundles:
+                try:
+                    bundle = _bundle(told)
+                except InvalidField as error:
+                    self._leave_out(told.trust_domain, str(error))
+                else:
+                    found[bundle.trust_domain] = bundle
             token = page.next_page_token
             if not token:
-                break
-        return {bundle.trust_domain: bundle for bundle in map(_bundle, found)}
+                return found
+
+    def _leave_out(self, name: str, why: str) -> None:
+        """SPIRE federates with domains that have keys for JWT only, or more roots than we take."""
+        if self._left_out.get(name) != why:
+            self._left_out[name] = why
+            log.warning("federated trust domain left out", trust_domain=name, error=why)
 
     async def attest_agent(
         self, csr: bytes, *, kind: str, hello: bytes, answer: Callable[[bytes], Awaitable[bytes]]

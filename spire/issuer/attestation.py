@@ -195,6 +195,8 @@ class Attestation:
         try:
             async with asyncio.timeout(ISSUE_SECONDS):
                 issued = await self._authority.issue(spiffe_id, csr=csr, common_name=str(device.ueid), ttl=self._ttl)
+        except Malformed:
+            raise  # a SPIRE server wants more of a request than we do, and the device alone can say it
         except (EdgeError, TimeoutError) as error:
             log.error("no SVID issued", spiffe_id=str(spiffe_id), error=str(error))
             raise _put_off("authority", "the authority does not sign right now") from error

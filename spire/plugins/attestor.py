@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 import grpc
 from pydantic import Field
 
-from crds.errors import InvalidField, Terminal
+from crds.errors import InvalidField, Retryable, Terminal
 from crds.models.appraisal import AppraisalPolicy
 from crds.models.base import Model, validate
 from spire.domain import eat
@@ -96,6 +96,9 @@ class ServerAttestor:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except Terminal as error:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{error.reason}: {error}")
+        except Retryable as error:
+            log("error", "evidence is good, and no use", error=error)
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
         yield attributes
 
     def _take(self, place: asyncio.Timeout) -> None:
@@ -109,6 +112,7 @@ class ServerAttestor:
 
         Raises:
             Terminal: it is not believed, or the policy does not want it.
+            Retryable: what it says cannot be noted.
         """
         if self._site is None or self._bindings is None or self._trust_domain is None:
             raise InvalidField(field="configuration", value=None, expected="plugin_data_file with a policy")

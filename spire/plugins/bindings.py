@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from crds.errors import InvalidField
+from crds.errors import InvalidField, Retryable
 from spire.domain.errors import Reason, Untrusted
 from spire.domain.keys import PublicKey
 from spire.domain.spiffe_id import SpiffeId
@@ -47,7 +47,11 @@ class Bindings:
         self._clock = clock
 
     def bind(self, spiffe_id: SpiffeId, *, key: PublicKey, ueid: Ueid) -> None:
-        """Remember that evidence of this device named this key; an earlier key is forgotten."""
+        """Remember that evidence of this device named this key; an earlier key is forgotten.
+
+        Raises:
+            Retryable: it cannot be written now.
+        """
         said = {
             "spiffeID": str(spiffe_id),
             "key": fingerprint(key),
@@ -56,8 +60,11 @@ class Bindings:
         }
         file = self._file(spiffe_id)
         draft = file.with_suffix(f".{os.getpid()}.{time.monotonic_ns()}")
-        draft.write_bytes(orjson.dumps(said))
-        draft.replace(file)
+        try:
+            draft.write_bytes(orjson.dumps(said))
+            draft.replace(file)
+        except OSError as error:
+            raise Retryable(f"bindings: {file.parent} cannot be written ({error.strerror})") from error
 
     def check(self, spiffe_id: SpiffeId, *, public_key: bytes, max_age: timedelta) -> Ueid:
         """The device whose evidence named this key.

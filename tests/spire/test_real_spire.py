@@ -13,10 +13,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from crds.errors import InvalidField, Terminal
+from crds.errors import Terminal
 from spire.adapters.spire_authority import SpireAuthority
 from spire.adapters.spire_server import SpireServer as Calls
 from spire.adapters.spire_server import spire_server
+from spire.domain.errors import Malformed
 from spire.domain.keys import PrivateKey
 from spire.domain.spiffe_id import SpiffeId, TrustDomain, device_spiffe_id
 from spire.domain.svid import verify_svid
@@ -100,7 +101,7 @@ async def test_the_authority_mints_for_the_key_that_evidence_named(site: Path) -
         leaf = x509.load_der_x509_certificate(issued.chain[0])
         assert [each.value for each in leaf.subject] == [name]
         assert verify_svid(issued.chain, bundles=authority.bundles, now=leaf.not_valid_before_utc + HOUR / 2) == wanted
-        with pytest.raises(InvalidField, match="subjectAltName"):
+        with pytest.raises(Malformed, match="subjectAltName"):
             await authority.issue(wanted, csr=csr(one.own), common_name=name, ttl=HOUR)
         # What an administrator of the socket mints past our issuer is for no device.
         stranger = device("stranger")

@@ -27,7 +27,7 @@ KEY = ec.generate_private_key(ec.SECP256R1())
 
 
 class SpireServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic in its stubs alone
-    """Mints what a CSR asks for, and tells bundles: its own and one federated."""
+    """Mints what a CSR asks for, and tells bundles: its own, one federated, and one that has no X.509 roots."""
 
     def __init__(self) -> None:
         self.own, self.federated = Domain(HERE), Domain()
@@ -63,7 +63,8 @@ class SpireServer(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic 
         return _told(self.own)
 
     async def list_bundles(self, _: Any, __: Any) -> Any:
-        return pb.ListFederatedBundlesResponse(bundles=[_told(self.federated)])
+        without_x509 = pb.Bundle(trust_domain="jwt.example", sequence_number=1)
+        return pb.ListFederatedBundlesResponse(bundles=[without_x509, _told(self.federated)])
 
 
 def _told(domain: Domain) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -138,6 +139,14 @@ async def test_what_is_not_believed_gets_no_id(
     assert refused.value.code() is grpc.StatusCode.PERMISSION_DENIED
     assert named in (refused.value.details() or "")
     assert not list((tmp_path / "bindings").iterdir())
+
+
+async def test_evidence_that_cannot_be_noted_is_put_off(tmp_path: Path) -> None:
+    async with server(tmp_path) as plugin:
+        shutil.rmtree(tmp_path / "bindings")
+        with pytest.raises(grpc.aio.AioRpcError, match="cannot be written") as put_off:
+            await attested(plugin, device())
+        assert put_off.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_a_nonce_is_answered_on_its_own_stream_only(tmp_path: Path) -> None:
