@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +21,12 @@ from scripts.testbed.manifests import REPOSITORY
 
 
 @pytest.fixture
-def state(tmp_path: Path) -> Path:
-    """Where the demo keeps its state, for this test alone."""
-    folder = tmp_path / "state"
-    folder.mkdir()
-    return folder
+def state() -> Iterator[Path]:
+    """Where the demo keeps its state, for this test alone: no longer a path than the sockets in it can bear."""
+    with tempfile.TemporaryDirectory(prefix="demo-") as folder:
+        state = Path(folder) / "state"
+        state.mkdir()
+        yield state
 
 
 def command(*arguments: str | Path) -> list[str | Path]:
