@@ -44,7 +44,8 @@ class Identities:
 
     def socket(self, account: str, *, node: str | None = None) -> Flags:
         """The flag by which a process of ours has the identity of its account; before `start`."""
-        path = self._directory / f"{account}.sock"
+        # An address of a socket has 107 bytes, and the temporary folder has used most of them.
+        path = self._directory / f"{len(self._workloads)}.sock"
         self._workloads.append(f"{self._token(account, node=node)},socket={path}")
         return "--identity-socket", path
 

@@ -1,5 +1,4 @@
-"""What a cluster needs before our managers run on it: the kinds, ours and those of others, the accounts, and who may
-write what of a status."""
+"""What a cluster needs before our managers run on it: kinds of ours and of others, accounts, and admission policies."""
 
 from pathlib import Path
 from typing import Final, Literal
