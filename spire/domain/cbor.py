@@ -8,6 +8,8 @@ order of map keys is free: DICE's reference encoder emits them in an order of it
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
 import cbor2
@@ -60,6 +62,38 @@ def decode(data: bytes, *, field: str, limit: int) -> object:
     if not same:
         raise Malformed(field=field, value=data, expected="CBOR in its shortest form and nothing after it")
     return value
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A map in which every label has its type and no other may be: an unknown one could mean a restriction.
+
+    Attributes:
+        labels: name and type of each.
+        required: those that must be there.
+    """
+
+    labels: Mapping[int, tuple[str, type]]
+    required: AbstractSet[int]
+
+    def check(self, value: object, *, field: str) -> dict[int, Any]:
+        """The same map.
+
+        Raises:
+            Malformed: it is no map, or not of this shape.
+        """
+        if not isinstance(value, dict):
+            raise Malformed(field=field, value=value, expected="a map")
+        for label, said in value.items():
+            if type(label) is not int or label not in self.labels:
+                raise Malformed(field=field, value=label, expected="known labels only")
+            name, kind = self.labels[label]
+            if type(said) is not kind:  # isinstance would take true for the integer 1
+                raise Malformed(field=f"{field}.{name}", value=said, expected=_WORDS[kind])
+        if not self.required <= value.keys():
+            name, kind = self.labels[min(self.required - value.keys())]
+            raise Malformed(field=f"{field}.{name}", value=None, expected=f"{_WORDS[kind]}, it is required")
+        return value
 
 
 class Fields:

@@ -6,7 +6,7 @@ Our own hundred lines, because every byte of what is accepted should be one that
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from spire.domain import cbor, keys
 from spire.domain.errors import Malformed, Reason, Untrusted
@@ -20,11 +20,14 @@ TAG = b"\xd2"
 
 _ALGORITHM_ALONE = {cbor.encode({ALGORITHM: curve.algorithm}): {ALGORITHM: curve.algorithm} for curve in Curve}
 """The signed headers of every certificate, read once."""
+_KEY = cbor.Shape(
+    {1: ("kty", int), 3: ("alg", int), 4: ("key_ops", list), -1: ("crv", int), -2: ("x", bytes), -3: ("y", bytes)},
+    required={1, -1, -2},
+)
 _BY_COSE_CURVE = {curve.cose_curve: curve for curve in Curve}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sign1:
+class Sign1(NamedTuple):
     """A COSE_Sign1 as read: nothing in it is believed before `verify`.
 
     Attributes:
@@ -101,19 +104,15 @@ def decode_key(value: object, *, field: str) -> PublicKey:
     Raises:
         Malformed: not a key of our curves, a private key, a compressed point, or one that is not for verifying.
     """
-    fields = cbor.Fields(value, field=field)
-    kty = fields.required(1, int, "kty")
-    algorithm = fields.optional(3, int, "alg")
-    operations = fields.optional(4, list, "key_ops")
-    number = fields.required(-1, int, "crv")
-    curve = _BY_COSE_CURVE.get(number)
-    if curve is None or kty != (KTY_OKP if curve is Curve.ED25519 else KTY_EC2):
-        raise Malformed(field=f"{field}.crv", value=number, expected="P-256, P-384 or Ed25519")
-    if algorithm not in {None, curve.algorithm} or operations not in (None, [VERIFY]):
-        raise Malformed(field=field, value=algorithm, expected="a key for verifying by its curve's algorithm")
-    x = fields.required(-2, bytes, "x")
-    y = b"" if curve is Curve.ED25519 else fields.required(-3, bytes, "y")
-    fields.nothing_else()
+    said = _KEY.check(value, field=field)
+    curve = _BY_COSE_CURVE.get(said[-1])
+    if curve is None or said[1] != (KTY_OKP if curve is Curve.ED25519 else KTY_EC2):
+        raise Malformed(field=f"{field}.crv", value=said[-1], expected="P-256, P-384 or Ed25519")
+    if said.get(3, curve.algorithm) != curve.algorithm or said.get(4, [VERIFY]) != [VERIFY]:
+        raise Malformed(field=field, value=said, expected="a key for verifying by its curve's algorithm")
+    x, y = said[-2], said.get(-3, b"")
+    if (curve is Curve.ED25519) is (-3 in said):
+        raise Malformed(field=f"{field}.y", value=y, expected="the second half of a point, where a key is one")
     if len(x) != curve.size:
         raise Malformed(field=f"{field}.x", value=x, expected=f"{curve.size} bytes")
     return keys.from_raw(curve, x + y)

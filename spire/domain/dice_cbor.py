@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from spire.domain import cbor, cose, dice
-from spire.domain.cbor import Fields
+from spire.domain.cbor import Shape
 from spire.domain.certificates import MAX_CERTIFICATE, MAX_NAME, Certificate, Layer, OpenDiceInput, layer_of
 from spire.domain.errors import Malformed
 from spire.domain.keys import PrivateKey, PublicKey
@@ -18,6 +18,30 @@ _CONFIGURATION_HASH, _CONFIGURATION_DESCRIPTOR = -4670547, -4670548
 _AUTHORITY_HASH, _AUTHORITY_DESCRIPTOR = -4670549, -4670550
 _MODE, _SUBJECT_KEY, _KEY_USAGE, _PROFILE_NAME = -4670551, -4670552, -4670553, -4670554
 
+_OF_LAYERS: Final = {
+    _CODE_HASH: ("codeHash", bytes),
+    _CODE_DESCRIPTOR: ("codeDescriptor", bytes),
+    _CONFIGURATION_HASH: ("configurationHash", bytes),
+    _CONFIGURATION_DESCRIPTOR: ("configurationDescriptor", bytes),
+    _AUTHORITY_HASH: ("authorityHash", bytes),
+    _AUTHORITY_DESCRIPTOR: ("authorityDescriptor", bytes),
+    _MODE: ("mode", bytes),
+    _PROFILE_NAME: ("profileName", str),
+}
+_CLAIMS: Final = Shape(
+    {
+        _ISS: ("iss", str),
+        _SUB: ("sub", str),
+        _EXP: ("exp", int),
+        _NBF: ("nbf", int),
+        _IAT: ("iat", int),
+        _UEID: ("ueid", bytes),
+        _SUBJECT_KEY: ("subjectPublicKey", bytes),
+        _KEY_USAGE: ("keyUsage", bytes),
+        **_OF_LAYERS,
+    },
+    required={_ISS, _SUB, _SUBJECT_KEY, _KEY_USAGE},
+)
 _CERTIFIES: Final = b"\x20"
 _ATTESTS: Final = b"\x01"
 _MAX_TIME = 253402300799  # the year 9999
@@ -32,30 +56,27 @@ def parse(data: bytes) -> Certificate:
     signed = cose.parse(data, field="certificate", limit=MAX_CERTIFICATE)
     if set(signed.headers) != {cose.ALGORITHM}:
         raise Malformed(field="certificate.headers", value=list(signed.headers), expected="the algorithm alone")
-    said = Fields.decode(signed.payload, field="certificate", limit=MAX_CERTIFICATE)
-    key = cbor.decode(said.required(_SUBJECT_KEY, bytes, "subjectPublicKey"), field="subjectPublicKey", limit=256)
-    usage = said.required(_KEY_USAGE, bytes, "keyUsage")
+    said = _CLAIMS.check(cbor.decode(signed.payload, field="certificate", limit=MAX_CERTIFICATE), field="certificate")
+    key = cbor.decode(said[_SUBJECT_KEY], field="subjectPublicKey", limit=256)
+    usage = said[_KEY_USAGE]
     if usage not in (_CERTIFIES, _ATTESTS):
         raise Malformed(field="certificate.keyUsage", value=usage, expected="keyCertSign or digitalSignature")
-    said.optional(_IAT, int, "iat")
-    ueid = said.optional(_UEID, bytes, "ueid")
-    certificate = Certificate(
-        issuer=_name(said.required(_ISS, str, "iss")),
-        subject=_name(said.required(_SUB, str, "sub")),
+    ueid = said.get(_UEID)
+    return Certificate(
+        issuer=_name(said[_ISS]),
+        subject=_name(said[_SUB]),
         public_key=cose.decode_key(key, field="subjectPublicKey"),
         authority_key_id=None,
         subject_key_id=None,
         may_certify=usage == _CERTIFIES,
         may_attest=usage == _ATTESTS,
         path_length=None,
-        not_before=_time(said.optional(_NBF, int, "nbf")),
-        not_after=_time(said.optional(_EXP, int, "exp")),
+        not_before=_time(said.get(_NBF)),
+        not_after=_time(said.get(_EXP)),
         layer=_layer(said),
         ueid=None if ueid is None else Ueid(ueid),
         signed=signed,
     )
-    said.nothing_else()
-    return certificate
 
 
 def cdi_certificate(*, authority: PrivateKey, subject: PublicKey, said: OpenDiceInput) -> bytes:
@@ -121,22 +142,23 @@ def _sign(claims: dict[int, object], key: PrivateKey) -> bytes:
     return cose.sign1(key, cbor.encode({label: value for label, value in claims.items() if value is not None}))
 
 
-def _layer(said: Fields) -> Layer | None:
-    code_hash = said.optional(_CODE_HASH, bytes, "codeHash")
-    if code_hash is None:
-        return None  # whatever else describes a layer stays unread, and the certificate is refused for it
-    mode = said.required(_MODE, bytes, "mode")
+def _layer(said: dict[int, Any]) -> Layer | None:
+    if _CODE_HASH not in said:
+        if described := said.keys() & _OF_LAYERS:
+            raise Malformed(field="certificate", value=sorted(described), expected="a layer with its codeHash")
+        return None
+    mode = said.get(_MODE, b"")
     if len(mode) != 1:
         raise Malformed(field="certificate.mode", value=mode, expected="one byte")
     return layer_of(
-        code_hash,
-        said.optional(_CODE_DESCRIPTOR, bytes, "codeDescriptor"),
-        said.optional(_CONFIGURATION_HASH, bytes, "configurationHash"),
-        said.optional(_CONFIGURATION_DESCRIPTOR, bytes, "configurationDescriptor"),
-        said.optional(_AUTHORITY_HASH, bytes, "authorityHash"),
-        said.optional(_AUTHORITY_DESCRIPTOR, bytes, "authorityDescriptor"),
+        said[_CODE_HASH],
+        said.get(_CODE_DESCRIPTOR),
+        said.get(_CONFIGURATION_HASH),
+        said.get(_CONFIGURATION_DESCRIPTOR),
+        said.get(_AUTHORITY_HASH),
+        said.get(_AUTHORITY_DESCRIPTOR),
         mode[0],
-        said.optional(_PROFILE_NAME, str, "profileName"),
+        said.get(_PROFILE_NAME),
     )
 
 

@@ -36,7 +36,7 @@ _ECDSA = {
 }
 _HASH = {Curve.P256: "sha256", Curve.P384: "sha384"}
 _EC_CURVES = {Curve.P256: ec.SECP256R1(), Curve.P384: ec.SECP384R1()}
-_BY_NAME = {"secp256r1": Curve.P256, "secp384r1": Curve.P384}
+_BY_TYPE: dict[type, Curve] = {type(curve): ours for ours, curve in _EC_CURVES.items()}
 
 
 def curve_of(key: object) -> Curve:
@@ -45,9 +45,9 @@ def curve_of(key: object) -> Curve:
     Raises:
         Malformed: a key of a kind that no device of ours has.
     """
-    curve = getattr(key, "curve", None)  # a tenth of what isinstance costs with cryptography's abstract classes
-    if isinstance(curve, ec.EllipticCurve) and curve.name in _BY_NAME:
-        return _BY_NAME[curve.name]
+    curve = _BY_TYPE.get(type(getattr(key, "curve", None)))  # cryptography's abstract classes make isinstance slow
+    if curve is not None:
+        return curve
     if isinstance(key, ed25519.Ed25519PublicKey | ed25519.Ed25519PrivateKey):
         return Curve.ED25519
     raise Malformed(field="key", value=type(key).__name__, expected="P-256, P-384 or Ed25519")
@@ -105,8 +105,8 @@ def verify(key: PublicKey, *, signature: bytes, message: bytes, what: str) -> No
     Raises:
         Untrusted: it is not this key's over this message.
     """
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        curve = curve_of(key)
+    curve = curve_of(key)
+    if curve is not Curve.ED25519:
         if len(signature) != 2 * curve.size:
             raise Untrusted(Reason.BAD_SIGNATURE, f"{what}: the signature has {len(signature)} bytes")
         r, s = signature[: curve.size], signature[curve.size :]
@@ -129,13 +129,13 @@ def verify_der(key: PublicKey, *, signature: bytes, message: bytes, what: str, h
     Raises:
         Untrusted: it is not this key's over this message, or made with an algorithm that the key is not for.
     """
+    algorithm = _ECDSA.get(hash_name) if hash_name else None
     try:
-        match key, hash_name:
-            case ed25519.Ed25519PublicKey(), None:
-                key.verify(signature, message)
-            case ec.EllipticCurvePublicKey(), str() if hash_name in _ECDSA:
-                key.verify(signature, message, _ECDSA[hash_name])
-            case _:
-                raise Untrusted(Reason.BAD_SIGNATURE, f"{what}: {hash_name or 'EdDSA'} does not go with its key")
+        if algorithm is not None and isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signature, message, algorithm)
+        elif hash_name is None and isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(signature, message)
+        else:
+            raise Untrusted(Reason.BAD_SIGNATURE, f"{what}: {hash_name or 'EdDSA'} does not go with its key")
     except InvalidSignature:
         raise Untrusted(Reason.BAD_SIGNATURE, f"{what}: the signature is wrong") from None

@@ -12,9 +12,10 @@ from spire.domain.dice import Component, Mode
 from spire.domain.errors import Malformed
 from spire.domain.ueid import Ueid
 
-_ARC: Final = "2.23.133.5.4."
-TCB_INFO: Final = x509.ObjectIdentifier(f"{_ARC}1")
-UEID: Final = x509.ObjectIdentifier(f"{_ARC}4")
+ARC: Final = x509.ObjectIdentifier("2.23.133.5.4")
+"""Under it, TCG's DICE architecture defines extensions."""
+TCB_INFO: Final = x509.ObjectIdentifier(f"{ARC.dotted_string}.1")
+UEID: Final = x509.ObjectIdentifier(f"{ARC.dotted_string}.4")
 
 _NOT_CONFIGURED, _NOT_SECURE, _RECOVERY, _DEBUG = 0x80, 0x40, 0x20, 0x10
 
@@ -42,11 +43,6 @@ class _TcbInfo:
 @asn1.sequence
 class _TcgUeid:
     ueid: bytes
-
-
-def is_tcg(oid: x509.ObjectIdentifier) -> bool:
-    """Whether TCG's DICE architecture defines this extension."""
-    return oid.dotted_string.startswith(_ARC)
 
 
 def layer_of_tcb_info(extension: bytes) -> Layer:
