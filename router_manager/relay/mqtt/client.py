@@ -39,6 +39,10 @@ _CONNECT_SECONDS = 10.0
 _MAX_RECONNECT_SECONDS = 10.0
 _STABLE_SECONDS = 10.0
 _TOPICS_A_PACKET = 200
+# MQTT 5 section 3.1.2.11.2; in 3.1.1 no session expires. Any other interval but 0 puts a session that is away on a list
+# of mosquitto's, and up to 2.0.22 a SIGHUP puts it there twice: its memory is read after it came back (docs/broker.md).
+# What waits for a relay that never comes is bounded by max_queued_bytes.
+_NEVER = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +54,6 @@ class SessionSettings:
     client_id: str
     version: Version = Version.V5
     keep_alive_seconds: int = 30
-    expiry_seconds: int = 7 * 24 * 3600
-    """How long the broker keeps queueing for a client that is away (MQTT 5; with 3.1.1 it is the broker's choice)."""
     max_packet_bytes: int = 2 << 20
     username: str | None = None
     password: bytes | None = field(default=None, repr=False)
@@ -148,7 +150,7 @@ class Session:
         """
         settings = self._settings
         properties: Properties = {
-            SESSION_EXPIRY_INTERVAL: settings.expiry_seconds,
+            SESSION_EXPIRY_INTERVAL: _NEVER,
             MAXIMUM_PACKET_SIZE: settings.max_packet_bytes,
         }
         hello = connect(

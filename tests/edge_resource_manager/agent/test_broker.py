@@ -15,11 +15,14 @@ from crds.models.leafdevice import LeafDevice
 from edge_resource_manager.agent.adapters.dynamic_security import RESPONSE, DynamicSecurity
 from edge_resource_manager.agent.adapters.link import Link
 from edge_resource_manager.agent.domain.accounts import Access, Admit, Amend, Right, Withdraw, plan, steps
+from router_manager.relay.mqtt.client import Session
 from spire.domain.authorization import under
-from spire.identity import FixedIdentity
+from spire.identity import FixedIdentity, Identity
 from spire.tls import client_context
 from tests.edge_resource_manager.agent.leaves import AGENT, NOW, leaf, trust
 from tests.edge_resource_manager.agent.peers import NODE, OTHER_UEID, UEID, Client, Station
+from tests.relay.support import until
+from tests.relay.test_session import Inbox, open_session, running
 from tests.spire.pki import Ca, bundles_of
 
 pytestmark = pytest.mark.broker
@@ -333,3 +336,33 @@ async def test_a_renewed_certificate_is_shown_after_sighup_and_cuts_nobody(stati
             raise AssertionError("still the old certificate")
         assert await asyncio.to_thread(device.may_publish, "sensor/a")
         assert device.gone.empty()
+
+
+async def test_relays_that_are_away_when_the_certificate_is_renewed_may_come_back(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What it frees is overwritten at once: to read it afterwards kills it, where otherwise luck decides.
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.tcache_count=0")
+    monkeypatch.setenv("MALLOC_PERTURB_", "165")
+    await asyncio.to_thread(station.broker.restart)
+
+    def session(node: str) -> Session:
+        svid = station.ca.svid(f"/relay/{node}", common_name=f"relay.{node}")
+        source = FixedIdentity(Identity(svid=svid, bundles=bundles_of(station.ca)))
+        context = client_context(source, authorize=under("/broker"))
+        return open_session(station.broker.port, Inbox(), tls=context)
+
+    async def visit(each: Session) -> None:
+        async with running(each):  # whose end waits for the broker's: it knows before it gets the signal
+            await until(lambda: each.connected)
+
+    sessions = [session(f"edge-{number}") for number in range(16)]
+    with station.client(station.device()) as bystander:
+        async with asyncio.timeout(30):
+            for _ in range(3):
+                await asyncio.gather(*map(visit, sessions))
+                station.broker.reload()  # done before the next connection is
+                await asyncio.gather(*map(visit, sessions))
+                await asyncio.sleep(1.1)  # it looks for expired sessions once a second
+        await asyncio.to_thread(bystander.publish, "sensor/a")
+        assert bystander.gone.empty()
