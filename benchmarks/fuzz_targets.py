@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from crds.errors import InvalidField
 from scripts.simulator.dice import BOOT_LOADER, Device, Image
 from scripts.simulator.factory import Factory
-from spire.domain import bundle, cbor, cose, eat, nubificus, readings, svid
+from spire.domain import bundle, cbor, cose, eat, nubificus, readings, svid, x509_reader
 from spire.domain.appraisal import Appraisal
 from spire.domain.authority import key_of_csr
-from spire.domain.certificates import layer_of
+from spire.domain.certificates import Certificate, layer_of
 from spire.domain.chain import parse_certificate
 from spire.domain.errors import Untrusted
 from spire.domain.keys import Curve
@@ -67,7 +67,7 @@ def targets() -> dict[str, Target]:
     def certificate(data: bytes) -> None:
         read = parse_certificate(data)
         if data.startswith(b"\x30"):
-            _as_cryptography(data, signed=read.signed)
+            same_as_cryptography(data, read)
 
     return {
         "appraisal": Target(appraise, evidence),
@@ -88,8 +88,8 @@ def targets() -> dict[str, Target]:
 def run(target: Target, data: bytes) -> None:
     """Give a target its input; raises what it must not let out."""
     # What is remembered would hide from the fuzzer which code its input reaches.
-    parse_certificate.cache_clear()
-    layer_of.cache_clear()
+    for remembering in (parse_certificate, layer_of, *x509_reader.REMEMBERED):
+        remembering.cache_clear()
     with suppress(InvalidField, Untrusted):
         target.parse(data)
 
@@ -100,8 +100,32 @@ def _device(factory: Factory, form: str, curve: Curve) -> Device:
     return board.boot(Image(code=BOOT_LOADER).inputs(), firmware.inputs())
 
 
-def _as_cryptography(data: bytes, *, signed: object) -> None:
-    """Our slices of a certificate are what the library that understands all of it says."""
+def same_as_cryptography(data: bytes, read: Certificate) -> None:
+    """What we read in an X.509 certificate is what the library that understands all of it reads."""
     certificate = x509.load_der_x509_certificate(data)
-    if getattr(signed, "message", None) != certificate.tbs_certificate_bytes:
-        raise AssertionError("another part of the certificate is taken for the signed one")
+    assert isinstance(read.signed, x509_reader.Signed)
+    assert read.signed.message == certificate.tbs_certificate_bytes
+    assert read.signed.value == certificate.signature
+    assert [read.issuer, read.subject] == [_text(name) for name in (certificate.issuer, certificate.subject)]
+    assert read.public_key == certificate.public_key()
+    assert [read.not_before, read.not_after] == [certificate.not_valid_before_utc, certificate.not_valid_after_utc]
+    try:
+        said = {type(each.value): each.value for each in certificate.extensions}
+    except ValueError:
+        return  # of an extension, maybe, that does not concern us
+    usage, constraints = said.get(x509.KeyUsage), said.get(x509.BasicConstraints)
+    assert read.may_attest == (isinstance(usage, x509.KeyUsage) and usage.digital_signature)
+    assert read.may_certify == (isinstance(usage, x509.KeyUsage) and usage.key_cert_sign and _is_ca(constraints))
+    assert read.path_length == getattr(constraints, "path_length", None)
+    assert read.subject_key_id == getattr(said.get(x509.SubjectKeyIdentifier), "digest", None)
+    assert read.authority_key_id == (getattr(said.get(x509.AuthorityKeyIdentifier), "key_identifier", None) or None)
+
+
+def _is_ca(constraints: x509.ExtensionType | None) -> bool:
+    return isinstance(constraints, x509.BasicConstraints) and constraints.ca
+
+
+def _text(name: x509.Name) -> str:
+    attributes = list(name)
+    lone = len(attributes) == 1 and attributes[0].oid == x509.NameOID.SERIAL_NUMBER
+    return str(attributes[0].value) if lone else name.rfc4514_string()

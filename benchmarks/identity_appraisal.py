@@ -2,6 +2,10 @@
 
 Each device's appraisal and its five checks alone are timed next to each other again and again, and the best of each
 counts: other work on the machine only ever adds.
+
+A device that was never seen brings four of the five keys as bytes (the first is its manufacturer's), and nobody can
+check a signature before the key is made of those. So the bare checks of such a device make the keys too, each from its
+point alone; the figure tells beside it what the ratio were if the keys were there by themselves.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from benchmarks.report import Figure
 from scripts.simulator.dice import BOOT_LOADER, Image
@@ -30,7 +35,9 @@ GOAL: Final = 1.5
 _DEVICES, _NOW, _PEER = 8, datetime.now(UTC), "peer"
 _NONCE = bytes(range(32))
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
+_CURVE = ec.SECP256R1()
 Check: TypeAlias = tuple[ec.EllipticCurvePublicKey, bytes, bytes]
+Unloaded: TypeAlias = tuple[bytes, bytes, bytes]
 A = TypeVar("A")
 FIRMWARE = Image(code=b"thermometer", application="thermo", version="1.2", counter=7)
 
@@ -42,12 +49,14 @@ class Cost:
     Attributes:
         first: of a device that was never seen.
         again: of one whose certificates were read before.
-        bare: of the signature checks in either.
+        bare: of the signature checks in either, by keys that are there.
+        loaded: of the same checks by keys that are made for them, all but the manufacturer's.
     """
 
     first: float
     again: float
     bare: float
+    loaded: float
 
 
 def figures(*, rounds: int) -> list[Figure]:
@@ -59,16 +68,10 @@ def figures(*, rounds: int) -> list[Figure]:
     for form, cost in [*both.items(), ("mixed", mixed)]:
         rate = f"{1e6 / cost.again:.0f}/s, bare checks {1e6 / cost.bare:.0f}/s"
         found.append(_ratio(f"{form}Ratio", f"appraisal / bare checks, {form}", cost.again / cost.bare, peer=rate))
-    worst = max(both, key=lambda form: both[form].first / both[form].bare)
-    first = both[worst]
-    found.append(
-        _ratio(
-            "firstRatio",
-            f"the same for devices that were never seen, {worst}",
-            first.first / first.bare,
-            peer=f"{1e6 / first.first:.0f}/s",
-        )
-    )
+    for form, cost in [*both.items(), ("mixed", mixed)]:
+        rate = f"{1e6 / cost.first:.0f}/s; {cost.first / cost.bare:.2f} were the keys there by themselves"
+        text = f"the same for devices that were never seen, {form}"
+        found.append(_ratio(f"{form}FirstRatio", text, cost.first / cost.loaded, peer=rate))
     slowest = max(cost.first for cost in both.values()) / 1000
     text = "one verdict on a device that was never seen, ms"
     found.append(Figure(key="verdictMilliseconds", text=text, value=slowest, goal=5, holds="below"))
@@ -79,8 +82,8 @@ def _ratio(key: str, text: str, value: float, *, peer: str) -> Figure:
     return Figure(key=key, text=text, value=value, goal=GOAL, holds="at most", peer=peer)
 
 
-def _columns(cost: Cost) -> tuple[float, float, float]:
-    return cost.first, cost.again, cost.bare
+def _columns(cost: Cost) -> tuple[float, float, float, float]:
+    return cost.first, cost.again, cost.bare, cost.loaded
 
 
 def _cost(factory: Factory, form: str, *, rounds: int) -> Cost:
@@ -96,14 +99,16 @@ def _cost(factory: Factory, form: str, *, rounds: int) -> Cost:
         assert isinstance(made, Attested), made
 
     checks = [_checks_of(verdict, token) for token in evidence]
-    first, again, bare = ([float("inf")] * _DEVICES for _ in range(3))
+    points = [[(_point(key), signature, message) for key, signature, message in several] for several in checks]
+    first, again, bare, loaded = ([float("inf")] * _DEVICES for _ in range(4))
     for _ in range(rounds):
         for number, token in enumerate(evidence):
             parse_certificate.cache_clear()
             first[number] = min(first[number], _timed(verdict, token))
             again[number] = min(again[number], _timed(verdict, token))
             bare[number] = min(bare[number], _timed(_verify, checks[number]))
-    return Cost(*(1e6 * statistics.mean(column) for column in (first, again, bare)))
+            loaded[number] = min(loaded[number], _timed(_load_and_verify, (checks[number][0], points[number][1:])))
+    return Cost(*(1e6 * statistics.mean(column) for column in (first, again, bare, loaded)))
 
 
 def _checks_of(verdict: Callable[[bytes], None], token: bytes) -> list[Check]:
@@ -127,6 +132,17 @@ def _checks_of(verdict: Callable[[bytes], None], token: bytes) -> list[Check]:
 def _verify(checks: list[Check]) -> None:
     for key, signature, message in checks:
         key.verify(signature, message, _ALGORITHM)
+
+
+def _load_and_verify(checks: tuple[Check, list[Unloaded]]) -> None:
+    (key, signature, message), others = checks
+    key.verify(signature, message, _ALGORITHM)
+    for point, signature, message in others:
+        ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, point).verify(signature, message, _ALGORITHM)
+
+
+def _point(key: ec.EllipticCurvePublicKey) -> bytes:
+    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
 def _timed(function: Callable[[A], None], argument: A) -> float:

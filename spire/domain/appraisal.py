@@ -134,7 +134,7 @@ def _agreed(claims: Claims, chain: VerifiedChain) -> Attested:
     if application is None or not is_segment(application):
         message = f"the certificates name the application {application!r}, which cannot be part of a SPIFFE ID"
         raise Untrusted(Reason.NO_APPLICATION, message)
-    _same("ueid", str(claims.ueid), str(chain.ueid))
+    _same("ueid", claims.ueid, chain.ueid)
     _same("measurement", claims.measurement.hex(), firmware.measurement.hex())
     _same("software name", claims.software_name, application)
     _same("software version", claims.software_version, firmware.component.version)

@@ -147,6 +147,7 @@ class Certificate(NamedTuple):
         issuer: name of who signed it: a DICE identifier in hex, or another name as RFC 4514 writes it.
         subject: name of whose key it is.
         public_key: the key.
+        raw_key: the same as bytes, in the form of `keys.raw`.
         authority_key_id: identifier of the issuer's key, where it is said.
         subject_key_id: identifier of the key, where it is said.
         may_certify: the key may sign certificates.
@@ -162,6 +163,7 @@ class Certificate(NamedTuple):
     issuer: str
     subject: str
     public_key: PublicKey
+    raw_key: bytes
     authority_key_id: bytes | None
     subject_key_id: bytes | None
     may_certify: bool

@@ -126,7 +126,7 @@ def verify_chain(chain: Sequence[bytes], *, manufacturers: Iterable[Manufacturer
     layers = tuple(certificate.layer for certificate in path if certificate.layer is not None)
     if not layers:
         raise Untrusted(Reason.CHAIN_BROKEN, "the chain describes no layer of software")
-    if leaf.public_key == path[-2].public_key:
+    if leaf.raw_key == path[-2].raw_key:
         raise Untrusted(Reason.KEY_REUSED, "the attestation key is the one that certifies it")
     return VerifiedChain(
         manufacturer=manufacturer.name,
@@ -138,7 +138,7 @@ def verify_chain(chain: Sequence[bytes], *, manufacturers: Iterable[Manufacturer
 
 def _anchor(hardware: Certificate, *, manufacturers: Iterable[Manufacturer], now: datetime) -> Manufacturer:
     """The manufacturer that signed; several may have the same name, and each is tried."""
-    refusal = Untrusted(Reason.UNKNOWN_MANUFACTURER, f"no manufacturer is known as {hardware.issuer}")
+    refusal = None
     for manufacturer in manufacturers:
         if hardware.issuer not in {manufacturer.subject, manufacturer.name}:
             continue
@@ -150,7 +150,7 @@ def _anchor(hardware: Certificate, *, manufacturers: Iterable[Manufacturer], now
             refusal = error
         else:
             return manufacturer
-    raise refusal
+    raise refusal or Untrusted(Reason.UNKNOWN_MANUFACTURER, f"no manufacturer is known as {hardware.issuer}")
 
 
 def _check_link(issuer: Certificate, certificate: Certificate, *, below: int, what: str) -> None:
@@ -179,7 +179,7 @@ def _same_key(said: bytes | None, key_id: bytes | None) -> bool:
 
 def _ueid(hardware: Certificate, manufacturer: Manufacturer) -> Ueid:
     if hardware.ueid is None:
-        return Ueid.of_uds(hardware.public_key)
+        return Ueid.of_raw_uds(hardware.raw_key)
     if not manufacturer.names_devices:
         raise Untrusted(
             Reason.CHAIN_BROKEN, f"{manufacturer.name} certifies a UEID and is not one of those that name devices"

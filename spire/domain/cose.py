@@ -15,6 +15,7 @@ from spire.domain.keys import Curve, PrivateKey, PublicKey
 ALGORITHM, CRITICAL = 1, 2
 KTY_OKP, KTY_EC2 = 1, 2
 VERIFY = 2
+MAX_KEY = 256
 TAG = b"\xd2"
 """Tag 18, which says COSE_Sign1."""
 
@@ -25,6 +26,22 @@ _KEY = cbor.Shape(
     required={1, -1, -2},
 )
 _BY_COSE_CURVE = {curve.cose_curve: curve for curve in Curve}
+
+
+def _usual_key(curve: Curve) -> tuple[int, tuple[Curve, bytes, bytes]]:
+    """Length of a curve's keys in certificates, what stands before their first number, and before the second."""
+    x, y = b"x" * curve.size, b"y" * curve.size
+    point = {1: KTY_EC2, 3: curve.algorithm, 4: [VERIFY], -1: curve.cose_curve, -2: x, -3: y}
+    if curve is Curve.ED25519:
+        point = {**point, 1: KTY_OKP}
+        del point[-3]
+    data = cbor.encode(point)
+    head, rest = data.split(x)
+    return len(data), (curve, head, rest.removesuffix(y))
+
+
+_USUAL_KEYS = dict(map(_usual_key, Curve))
+_NO_KEY = (Curve.P256, b"\x00", b"")
 
 
 class Sign1(NamedTuple):
@@ -98,12 +115,31 @@ def encode_key(key: PublicKey, *, for_certificate: bool = False) -> dict[int, ob
     return {1: KTY_EC2, **about, -1: curve.cose_curve, -2: data[: curve.size], -3: data[curve.size :]}
 
 
+def read_key(data: bytes, *, field: str) -> tuple[Curve, bytes]:
+    """The curve of an encoded public COSE_Key and its bytes, as `keys.from_raw` takes them.
+
+    All but always it is encoded as `encode_key` does it for certificates, and then this is a comparison.
+
+    Raises:
+        Malformed: not one spelling of a map, or as `decode_key`.
+    """
+    curve, head, between = _USUAL_KEYS.get(len(data), _NO_KEY)
+    x, y = len(head), len(head) + curve.size
+    if data[:x] == head and data[y : y + len(between)] == between:
+        return curve, data[x:y] + data[y + len(between) :]
+    return _key_of(cbor.decode(data, field=field, limit=MAX_KEY), field=field)
+
+
 def decode_key(value: object, *, field: str) -> PublicKey:
     """Read a public COSE_Key.
 
     Raises:
         Malformed: not a key of our curves, a private key, a compressed point, or one that is not for verifying.
     """
+    return keys.from_raw(*_key_of(value, field=field))
+
+
+def _key_of(value: object, *, field: str) -> tuple[Curve, bytes]:
     said = _KEY.check(value, field=field)
     curve = _BY_COSE_CURVE.get(said[-1])
     if curve is None or said[1] != (KTY_OKP if curve is Curve.ED25519 else KTY_EC2):
@@ -115,7 +151,7 @@ def decode_key(value: object, *, field: str) -> PublicKey:
         raise Malformed(field=f"{field}.y", value=y, expected="the second half of a point, where a key is one")
     if len(x) != curve.size:
         raise Malformed(field=f"{field}.x", value=x, expected=f"{curve.size} bytes")
-    return keys.from_raw(curve, x + y)
+    return curve, x + y
 
 
 def _to_be_signed(protected: bytes, payload: bytes) -> bytes:

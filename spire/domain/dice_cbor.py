@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from spire.domain import cbor, cose, dice
+from spire.domain import cbor, cose, dice, keys
 from spire.domain.cbor import Shape
 from spire.domain.certificates import MAX_CERTIFICATE, MAX_NAME, Certificate, Layer, OpenDiceInput, layer_of
 from spire.domain.errors import Malformed
@@ -57,15 +57,16 @@ def parse(data: bytes) -> Certificate:
     if set(signed.headers) != {cose.ALGORITHM}:
         raise Malformed(field="certificate.headers", value=list(signed.headers), expected="the algorithm alone")
     said = _CLAIMS.check(cbor.decode(signed.payload, field="certificate", limit=MAX_CERTIFICATE), field="certificate")
-    key = cbor.decode(said[_SUBJECT_KEY], field="subjectPublicKey", limit=256)
     usage = said[_KEY_USAGE]
     if usage not in (_CERTIFIES, _ATTESTS):
         raise Malformed(field="certificate.keyUsage", value=usage, expected="keyCertSign or digitalSignature")
     ueid = said.get(_UEID)
+    curve, raw_key = cose.read_key(said[_SUBJECT_KEY], field="subjectPublicKey")
     return Certificate(
         issuer=_name(said[_ISS]),
         subject=_name(said[_SUB]),
-        public_key=cose.decode_key(key, field="subjectPublicKey"),
+        public_key=keys.from_raw(curve, raw_key),
+        raw_key=raw_key,
         authority_key_id=None,
         subject_key_id=None,
         may_certify=usage == _CERTIFIES,

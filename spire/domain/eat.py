@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from spire.domain import cbor, cose
 from spire.domain.cbor import Fields
@@ -62,8 +62,7 @@ class Claims:
     measurement: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
+class Token(NamedTuple):
     """A token as read: nothing in it is believed yet, `claims` is the way to what is.
 
     Attributes:

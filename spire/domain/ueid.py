@@ -35,4 +35,9 @@ class Ueid:
 
         That is short enough for an X.509 common name (64 characters) and too long to be hit twice.
         """
-        return cls(bytes([_RANDOM]) + dice.kdf(16, keys.raw(key), salt=b"", info=b"UEID"))
+        return cls.of_raw_uds(keys.raw(key))
+
+    @classmethod
+    def of_raw_uds(cls, key: bytes) -> Ueid:
+        """The same of a key as `keys.raw` gives it."""
+        return cls(bytes([_RANDOM]) + dice.kdf(16, key, salt=b"", info=b"UEID"))

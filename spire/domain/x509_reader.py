@@ -1,8 +1,9 @@
 """Reads the X.509 certificates of DICE chains: the few members that count, each byte of them accounted for.
 
 A fleet shows tens of thousands of certificates that nobody has seen before, and building a library's objects for all
-of each costs as much as a signature check. So the structure is walked here, by `der`, and what devices have in common
-(dates, rights, software, their manufacturer's name) is decoded by cryptography once and remembered by its bytes.
+of each costs as much as a signature check. So cryptography only says whether it is an X.509 certificate in DER, which
+is cheap; the members are found by `der`, and what devices have in common (dates, rights, software, their manufacturer's
+name) is decoded by cryptography once and remembered by its bytes.
 """
 
 from __future__ import annotations
@@ -109,8 +110,9 @@ def parse(data: bytes) -> Certificate:
     if len(data) > MAX_CERTIFICATE:
         raise Malformed(field="certificate", value=f"{len(data)} bytes", expected=f"at most {MAX_CERTIFICATE} bytes")
     try:
+        x509.load_der_x509_certificate(data)
         return _read(data)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise Malformed(field="certificate", value=data, expected=f"an X.509 certificate ({error})") from error
 
 
@@ -126,6 +128,7 @@ def _read(data: bytes) -> Certificate:
     if data[signature[0] : signature[0] + 1] != b"\x00":
         # Bits that are said to be unused would be bytes of the signature that anybody could change.
         raise Malformed(field="certificate.signature", value=data[slice(*signature)], expected="whole bytes")
+    curve, raw_key = _key(key)
     said = _extensions(extensions)
     certifies, attests = _usage(said.get(_KEY_USAGE))
     is_ca, path_length = _constraints(said.get(_CONSTRAINTS))
@@ -133,7 +136,8 @@ def _read(data: bytes) -> Certificate:
     return Certificate(
         issuer=_name(issuer),
         subject=_name(subject),
-        public_key=_key(key),
+        public_key=keys.from_raw(curve, raw_key),
+        raw_key=raw_key,
         authority_key_id=said.get(_AUTHORITY_KEY_ID) or None,
         subject_key_id=said.get(_SUBJECT_KEY_ID),
         may_certify=certifies and is_ca,
@@ -231,11 +235,11 @@ def _time(tag: int, content: bytes) -> datetime:
             raise Malformed(field="certificate.validity", value=content, expected="UTCTime or GeneralizedTime")
 
 
-def _key(data: bytes) -> PublicKey:
+def _key(data: bytes) -> tuple[Curve, bytes]:
     curve, head = _KEYS.get(len(data), (None, b""))
     if curve is None or not data.startswith(head):
         raise Malformed(field="certificate.key", value=data, expected="P-256, P-384 or Ed25519")
-    return keys.from_raw(curve, data[len(head) :])
+    return curve, data[len(head) :]
 
 
 def _name(data: bytes) -> str:
@@ -281,3 +285,7 @@ def _layer(open_dice: bytes | None, tcb_info: bytes | None) -> Layer | None:
         mode[0],
         said.profile_name,
     )
+
+
+REMEMBERED: Final = (_extension, _usage, _constraints, _validity, _text, _layer)
+"""What keeps results, for who must forget them."""

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spire.domain import cbor, cose, dice_cbor, dice_x509, tcg, x509_reader
+from spire.domain import cbor, cose, dice_cbor, dice_x509, tcg
 from spire.domain.certificates import MAX_CERTIFICATE, OpenDiceInput
 from spire.domain.chain import parse_certificate
 from spire.domain.dice import Inputs, Mode
@@ -236,20 +236,6 @@ def test_mangled_certificates_are_read_or_malformed_and_nothing_else(sample: byt
     for candidate in (bytes(mangled), bytes(mangled[:cut]), bytes(mangled) + b"\x00"):
         with suppress(Malformed):
             parse_certificate(candidate)
-
-
-def name_of(name: x509.Name) -> str:
-    (first, *more) = name
-    lone = not more and first.oid == x509.NameOID.SERIAL_NUMBER
-    return str(first.value) if lone else name.rfc4514_string()
-
-
-@pytest.mark.parametrize("sample", device().chain)
-def test_the_signed_part_and_the_names_are_those_that_an_x509_library_sees(sample: bytes) -> None:
-    read, seen = dice_x509.parse(sample), x509.load_der_x509_certificate(sample)
-    assert isinstance(read.signed, x509_reader.Signed)
-    assert read.signed.message == seen.tbs_certificate_bytes
-    assert (read.issuer, read.subject) == (name_of(seen.issuer), name_of(seen.subject))
 
 
 @given(st.binary(max_size=64), st.sampled_from([b"", b"\x30", b"\x84"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from spire.domain import cbor, cose, keys
@@ -144,3 +146,27 @@ def test_keys_that_are_not_plain_public_keys_are_refused(change: dict[int, objec
     good = cose.encode_key(seeded("one").public_key())
     with pytest.raises(Malformed):
         cose.decode_key({**good, **change}, field="key")
+
+
+@pytest.mark.parametrize("curve", Curve)
+def test_a_key_is_the_same_key_whichever_way_it_is_read(curve: Curve) -> None:
+    encoded = cbor.encode(cose.encode_key(seeded("key", curve).public_key(), for_certificate=True))
+    for position in range(len(encoded)):
+        for flip in (0, 1, 0x20, 0x80):
+            data = encoded[:position] + bytes([encoded[position] ^ flip]) + encoded[position + 1 :]
+            assert key_of(read_at_once, data) == key_of(read_in_steps, data)
+
+
+def read_at_once(data: bytes) -> keys.PublicKey:
+    return keys.from_raw(*cose.read_key(data, field="key"))
+
+
+def read_in_steps(data: bytes) -> keys.PublicKey:
+    return cose.decode_key(cbor.decode(data, field="key", limit=cose.MAX_KEY), field="key")
+
+
+def key_of(read: Callable[[bytes], keys.PublicKey], data: bytes) -> bytes | None:
+    try:
+        return keys.raw(read(data))
+    except Malformed:
+        return None
