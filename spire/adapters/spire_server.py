@@ -7,7 +7,6 @@ Source: spire-api-sdk, server/{svid,bundle,agent,entry}/v1.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -36,6 +35,7 @@ _AGAIN = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.ABORTED,
+    grpc.StatusCode.CANCELLED,  # not by us: a plug-in in a crowd lets calls fall
 }
 _ALREADY_EXISTS, _NOT_FOUND = 6, 5
 
@@ -109,24 +109,28 @@ class SpireServer:
         Raises:
             Terminal, Retryable: as `mint`.
         """
-        requests: asyncio.Queue[Any] = asyncio.Queue()
         data = pb.AttestationData(type=kind, payload=hello)
         params = pb.AttestAgentParams(data=data, params=pb.AgentX509SvidParams(csr=csr))
-        requests.put_nowait(pb.AttestAgentRequest(params=params))
         method = self._channel.stream_stream(
             _path("agent.v1.Agent", "AttestAgent"),
             request_serializer=pb.AttestAgentRequest.SerializeToString,
             response_deserializer=pb.AttestAgentResponse.FromString,
         )
+        call = method(None, timeout=ATTEST_SECONDS)
         try:
-            async for response in method(_taken(requests), timeout=ATTEST_SECONDS):
+            await call.write(pb.AttestAgentRequest(params=params))
+            while True:
+                response: Any = await call.read()
+                if not isinstance(response, pb.AttestAgentResponse):
+                    raise Retryable("SPIRE ended the attestation without a result")
                 if response.WhichOneof("step") == "result":
                     return _issued(response.result.svid)
                 evidence = await answer(response.challenge)
-                requests.put_nowait(pb.AttestAgentRequest(challenge_response=evidence))
+                await call.write(pb.AttestAgentRequest(challenge_response=evidence))
         except grpc.aio.AioRpcError as error:
             raise _told(error) from error
-        raise Retryable("SPIRE ended the attestation without a result")
+        finally:
+            call.cancel()
 
     async def put_entry(self, entry: Entry) -> None:
         """Create an entry, or make the one of its ID what it should be.
@@ -204,7 +208,7 @@ class Entry:
 async def spire_server(socket: str) -> AsyncIterator[SpireServer]:
     """A server at its UNIX socket (`/run/spire-server/private/api.sock`)."""
     address = "unix:" + socket.removeprefix("unix://").removeprefix("unix:")
-    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.default_authority", "localhost")]
+    options = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.default_authority", "localhost:0")]
     async with grpc.aio.insecure_channel(address, options=options) as channel:
         yield SpireServer(channel)
 
@@ -235,8 +239,3 @@ def _path(service: str, name: str) -> str:
 
 def _id(spiffe_id: SpiffeId) -> Any:
     return pb.SpiffeId(trust_domain=str(spiffe_id.trust_domain), path=spiffe_id.path)
-
-
-async def _taken(requests: asyncio.Queue[Any]) -> AsyncIterator[Any]:
-    while True:
-        yield await requests.get()

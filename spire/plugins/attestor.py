@@ -78,20 +78,19 @@ class ServerAttestor:
 
         return apply
 
-    async def _attest(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+    async def _attest(self, requests: AsyncIterator[Any], context: Context) -> None:
+        until = asyncio.get_running_loop().time() + self._seconds
         try:
-            async with asyncio.timeout(self._seconds) as place:
-                self._take(place)
-                try:
-                    await _next(requests, "payload", limit=MAX_PAYLOAD)
-                    nonce = secrets.token_bytes(NONCE_SIZE)
-                    yield pb.AttestResponse(challenge=nonce)
-                    evidence = await _next(requests, "challenge_response", limit=eat.MAX_TOKEN)
-                finally:
-                    self._open.pop(place, None)
+            await self._hear(requests, "payload", limit=MAX_PAYLOAD, until=until)
+            nonce = secrets.token_bytes(NONCE_SIZE)
+            # Outside of the time limit: gRPC cannot tell why a call ends when it was interrupted in its first answer.
+            await context.write(pb.AttestResponse(challenge=nonce))
+            evidence = await self._hear(requests, "challenge_response", limit=eat.MAX_TOKEN, until=until)
             attributes = self._judge(evidence, nonce=nonce)
         except TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the challenge was not answered in time")
+            await context.abort(
+                grpc.StatusCode.DEADLINE_EXCEEDED, "the challenge was not answered in time, or too many ask at a time"
+            )
         except InvalidField as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         except Terminal as error:
@@ -99,13 +98,19 @@ class ServerAttestor:
         except Retryable as error:
             log("error", "evidence is good, and no use", error=error)
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
-        yield attributes
+        await context.write(attributes)
 
-    def _take(self, place: asyncio.Timeout) -> None:
-        if len(self._open) >= MAX_OPEN:
-            _, longest = self._open.popitem(last=False)
-            longest.reschedule(asyncio.get_running_loop().time())
-        self._open[place] = place
+    async def _hear(self, requests: AsyncIterator[Any], name: str, *, limit: int, until: float) -> bytes:
+        """What the caller says next, if it says so in time and keeps its place until then."""
+        async with asyncio.timeout_at(until) as place:
+            if len(self._open) >= MAX_OPEN:
+                _, longest = self._open.popitem(last=False)
+                longest.reschedule(asyncio.get_running_loop().time())
+            self._open[place] = place
+            try:
+                return await _next(requests, name, limit=limit)
+            finally:
+                self._open.pop(place, None)
 
     def _judge(self, evidence: bytes, *, nonce: bytes) -> Any:
         """From evidence to SPIRE's attributes.

@@ -28,7 +28,8 @@ _STOP_SECONDS: Final = 1.0
 """go-plugin kills two seconds after it asked."""
 _ANSWER_SECONDS: Final = 0.05
 """For the answer to the request to stop."""
-_MAX_STREAMS: Final = 1024
+_MAX_STREAMS: Final = 8192
+"""SPIRE counts a stream as ended before we do: past this limit it would see an honest one refused in a crowd."""
 
 _NOTHING: tuple[Any, ...] = ()
 
@@ -72,7 +73,7 @@ def log(level: str, message: str, **fields: object) -> None:
 
 
 def run(plugin: Plugin) -> int:
-    """Serve until the host says stop, goes away, or sends SIGTERM; the exit status."""
+    """Serve until the host says stop or goes away; the exit status."""
     if os.environ.get(plugin.type) != plugin.type:
         sys.stderr.write(f"This is a SPIRE plug-in of type {plugin.type}: SPIRE starts it, see spire/README.md.\n")
         return 1
@@ -85,7 +86,8 @@ async def _serve(plugin: Plugin) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        # Both go to all processes of a service or a terminal: SPIRE still needs us for what it has in hand, then asks.
+        loop.add_signal_handler(number, lambda: None)
     with tempfile.TemporaryDirectory(prefix="fluidos-edge-plugin-") as folder:
         # SPIRE kills a plug-in whose configuration it only wanted to look at, and its folder stays, empty.
         path = Path(folder) / "plugin.sock"
@@ -171,8 +173,10 @@ def unary(handler: Callable[[Any, Context], Awaitable[Any]], request: Any) -> Ha
     )
 
 
-def stream(handler: Callable[[AsyncIterator[Any], Context], AsyncIterator[Any]], request: Any) -> Handler:
-    """Messages in, messages out."""
+def stream(
+    handler: Callable[[AsyncIterator[Any], Context], AsyncIterator[Any] | Awaitable[None]], request: Any
+) -> Handler:
+    """Messages in, messages out: those that the handler yields, or writes into the context."""
     return grpc.stream_stream_rpc_method_handler(
         handler, request_deserializer=request.FromString, response_serializer=_bytes
     )

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from crds.errors import Terminal
+from crds.errors import Retryable, Terminal
 from spire.adapters.spire_authority import SpireAuthority
 from spire.adapters.spire_server import SpireServer as Calls
 from spire.adapters.spire_server import spire_server
@@ -23,6 +25,7 @@ from spire.domain.spiffe_id import SpiffeId, TrustDomain, device_spiffe_id
 from spire.domain.svid import verify_svid
 from spire.plugins.agent_attestor import HELLO
 from spire.plugins.bindings import Bindings
+from spire.proto import spire_pb2 as pb
 from spire.register import main as register
 from tests.spire.real_spire import DOMAIN, SpireServer, needs_server, running
 from tests.spire.support import TAMPERED, Device, boot_inputs, device, firmware_inputs
@@ -61,6 +64,36 @@ def answering(one: Device) -> Callable[[bytes], asyncio.Future[bytes]]:
 async def attest(server: Calls, one: Device, *, key: PrivateKey | None = None) -> x509.Certificate:
     issued = await server.attest_agent(csr(key or one.own), kind="dice", hello=HELLO, answer=answering(one))
     return x509.load_der_x509_certificate(issued.chain[0])
+
+
+async def test_two_thousand_who_never_answer_stall_nobody(site: Path) -> None:
+    one = device("honest")
+    silent = pb.AttestAgentRequest(
+        params=pb.AttestAgentParams(
+            data=pb.AttestationData(type="dice", payload=HELLO), params=pb.AgentX509SvidParams(csr=csr(one.own))
+        )
+    )
+    async with grpc.aio.insecure_channel(
+        f"unix:{site / 'api.sock'}", options=[("grpc.default_authority", "localhost:0")]
+    ) as channel:
+        attesting = channel.stream_stream(
+            "/spire.api.server.agent.v1.Agent/AttestAgent",
+            request_serializer=pb.AttestAgentRequest.SerializeToString,
+            response_deserializer=pb.AttestAgentResponse.FromString,
+        )
+        calls = [attesting(None) for _ in range(2000)]
+        await asyncio.gather(*(call.write(silent) for call in calls))
+        async with spire_server(str(site / "api.sock")) as server, asyncio.timeout(60):
+            attested = 0
+            while attested < 20:
+                try:
+                    await attest(server, one)
+                except Retryable:  # while they come, each is among the 512 that wait the longest for a moment
+                    await asyncio.sleep(0.05)
+                else:
+                    attested += 1
+        for call in calls:
+            call.cancel()
 
 
 async def test_a_device_becomes_an_agent_by_its_evidence(site: Path) -> None:

@@ -77,6 +77,7 @@ def test_an_agent_shows_fresh_evidence_for_each_svid_until_the_policy_refuses_it
         before = present(agent)
         if restarted:
             server.stop()
+            assert "Failed to deinitialize plugin" not in server.log()
             server.start()
         await_another(agent, before)
         slots.append(slot(agent))
