@@ -13,8 +13,9 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ import aiohttp
 
 from benchmarks import identity_appraisal, identity_tls
 from benchmarks.identity_appraisal import FIRMWARE
+from benchmarks.relay import Bench
 from benchmarks.report import Figure, finish
 from benchmarks.usage import cpu_seconds
 from crds.kube.client import Kind, Kube
@@ -41,6 +43,8 @@ from spire.identity import Identity, Svid
 from spire.tls import anonymous_client_context
 
 FLEET: Final = 10_000
+FLEET_MINUTES: Final = 5
+ROUTE_RATE: Final = 1_000
 _LEAVES = Kind.of(LeafDevice.crd)
 _NAMESPACE: Final = "default"
 _IN_FLIGHT: Final = 8
@@ -62,7 +66,7 @@ class Door:
     pid: int
 
 
-async def measure(cluster: Cluster, directory: Path, *, devices: int, alone: int) -> list[Figure]:
+async def measure(cluster: Cluster, directory: Path, *, devices: int, alone: int, route_seconds: int) -> list[Figure]:
     """Figures of devices that attest."""
     factory = Factory.found("acme")
     fleet = [_device(factory, number) for number in range(devices)]
@@ -80,7 +84,20 @@ async def measure(cluster: Cluster, directory: Path, *, devices: int, alone: int
         seconds = await _attest_all(door, fleet)
         await _written(kube, devices, since=int(began))
         spent = cpu_seconds(door.pid) - spent
+        print(
+            f"a route at {ROUTE_RATE} messages/s, alone and while the fleet attests in {FLEET_MINUTES} minutes",
+            flush=True,
+        )
+        beside, quiet = await _routes_beside(door, fleet, directory, seconds=route_seconds)
     return [
+        Figure(
+            key="routeP99BesideMilliseconds",
+            text=f"p99 of a route at {ROUTE_RATE:,}/s while {FLEET:,} devices attest in {FLEET_MINUTES} minutes, ms",
+            value=beside,
+            goal=10,
+            holds="below",
+            peer=f"the same route alone: {quiet:.2f} ms",
+        ),
         Figure(
             key="askToSvidMilliseconds",
             text="device asks to SVID in hand, its TLS handshake included, p50, ms",
@@ -181,6 +198,41 @@ async def _attest_all(door: Door, fleet: Sequence[Device]) -> float:
     return time.perf_counter() - began
 
 
+async def _routes_beside(door: Door, fleet: Sequence[Device], directory: Path, *, seconds: int) -> tuple[float, float]:
+    """p99 of a route in milliseconds, beside devices that attest at the fleet's pace, and alone."""
+    with ExitStack() as stack:
+        relay = Bench(directory, stack)
+
+        async def p99() -> float:
+            run = await asyncio.to_thread(relay.run, "relay", count=seconds * ROUTE_RATE, rate=float(ROUTE_RATE))
+            assert run.lost == 0, f"{run.lost} messages lost"
+            return run.p99_us / 1000
+
+        beside, quiet = [], []
+        for _ in range(3):
+            quiet.append(await p99())
+            pacing = asyncio.create_task(_attest_paced(door, fleet))
+            try:
+                beside.append(await p99())
+            finally:
+                pacing.cancel()
+                await asyncio.wait([pacing])
+                assert pacing.cancelled(), pacing.exception()
+    return statistics.median(beside), statistics.median(quiet)
+
+
+async def _attest_paced(door: Door, fleet: Sequence[Device]) -> None:
+    """One device after the other, as fast as the whole fleet has to, until cancelled."""
+    pause = FLEET_MINUTES * 60 / FLEET
+    clock = asyncio.get_running_loop().time
+    async with _session(door) as http:
+        due = clock()
+        for device in cycle(fleet):
+            due = max(due + pause, clock() - 1)
+            await asyncio.sleep(due - clock())
+            await _attest(http, device)
+
+
 async def _attest(http: aiohttp.ClientSession, device: Device) -> None:
     path = f"/v1/devices/{device.claims.ueid}"
     async with http.post(f"{path}/challenge") as answer:
@@ -223,8 +275,8 @@ def main() -> int:
         with ControlPlanes(directory / "planes") as planes:
             cluster = planes.start_cluster("site", controllers=False)
             install(cluster)
-            count, alone = (300, 50) if short else (FLEET, 300)
-            figures += asyncio.run(measure(cluster, directory, devices=count, alone=alone))
+            count, alone, pace = (300, 50, 3) if short else (FLEET, 300, 20)
+            figures += asyncio.run(measure(cluster, directory, devices=count, alone=alone, route_seconds=pace))
     return finish("identity", figures + identity_tls.figures(short=short))
 
 

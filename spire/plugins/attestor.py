@@ -83,7 +83,6 @@ class ServerAttestor:
         try:
             await self._hear(requests, "payload", limit=MAX_PAYLOAD, until=until)
             nonce = secrets.token_bytes(NONCE_SIZE)
-            # Outside of the time limit: gRPC cannot tell why a call ends when it was interrupted in its first answer.
             await context.write(pb.AttestResponse(challenge=nonce))
             evidence = await self._hear(requests, "challenge_response", limit=eat.MAX_TOKEN, until=until)
             attributes = self._judge(evidence, nonce=nonce)

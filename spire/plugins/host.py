@@ -29,7 +29,7 @@ _STOP_SECONDS: Final = 1.0
 _ANSWER_SECONDS: Final = 0.05
 """For the answer to the request to stop."""
 _MAX_STREAMS: Final = 8192
-"""SPIRE counts a stream as ended before we do: past this limit it would see an honest one refused in a crowd."""
+"""Far more than may be open: with 1,024 an honest stream was seen refused in a crowd of 512."""
 
 _NOTHING: tuple[Any, ...] = ()
 
