@@ -1,9 +1,9 @@
 """Reads the X.509 certificates of DICE chains: the few members that count, each byte of them accounted for.
 
 A fleet shows tens of thousands of certificates that nobody has seen before, and building a library's objects for all
-of each costs as much as a signature check. So cryptography only says whether it is an X.509 certificate in DER, which
-is cheap; the members are found by `der`, and what devices have in common (dates, rights, software, their manufacturer's
-name) is decoded by cryptography once and remembered by its bytes.
+of each costs as much as a signature check. So the structure is walked here, by `der`, and what devices have in common
+(dates, rights, software, their manufacturer's name) is decoded by cryptography once and remembered by its bytes.
+Whatever is accepted here, cryptography would accept: tests and a fuzzer compare.
 """
 
 from __future__ import annotations
@@ -110,7 +110,6 @@ def parse(data: bytes) -> Certificate:
     if len(data) > MAX_CERTIFICATE:
         raise Malformed(field="certificate", value=f"{len(data)} bytes", expected=f"at most {MAX_CERTIFICATE} bytes")
     try:
-        x509.load_der_x509_certificate(data)
         return _read(data)
     except (ValueError, TypeError, x509.InvalidVersion) as error:
         raise Malformed(field="certificate", value=data, expected=f"an X.509 certificate ({error})") from error
@@ -120,9 +119,15 @@ def _read(data: bytes) -> Certificate:
     (whole,) = der.fields(data, (0, len(data)), tags=b"\x30", field="certificate")
     tbs, algorithm, signature = der.fields(data, whole, tags=_CERTIFICATE, field="certificate")
     parts = der.fields(data, tbs, tags=_TBS_CERTIFICATE, field="certificate")
-    version, _, same_algorithm, issuer, validity, subject, key, extensions = [data[begin:end] for begin, end in parts]
+    version, number, same_algorithm, issuer, validity, subject, key, extensions = [
+        data[begin:end] for begin, end in parts
+    ]
     if version != _V3:
         raise Malformed(field="certificate.version", value=version, expected="v3")
+    if not number or (len(number) > 1 and number[0] in (0x00, 0xFF) and (number[0] ^ number[1]) < 0x80):
+        raise Malformed(field="certificate.serialNumber", value=number, expected="an integer in its shortest form")
+    if same_algorithm not in _HASHES:
+        x509.load_der_x509_certificate(data)  # of a manufacturer that others certify: is it at least well-formed?
     if same_algorithm != data[algorithm[0] : algorithm[1]]:
         raise Malformed(field="certificate.signatureAlgorithm", value=same_algorithm, expected="the same twice")
     if data[signature[0] : signature[0] + 1] != b"\x00":
@@ -180,10 +185,11 @@ def _extension(data: bytes) -> tuple[bytes, bytes]:
     critical = tags == b"\x06\x01\x04"
     if not (critical or tags == b"\x06\x04") or (critical and data[slice(*spans[1])] != b"\xff"):
         raise Malformed(field="certificate.extensions", value=data, expected="extensions")
+    dotted = _dotted(oid)
     # Not even uncritical ones of TCG: a layer's description that we cannot read would make it no layer.
     if oid not in _KNOWN and (critical or oid.startswith(_TCG)):
         expected = "an extension that is known here"
-        raise Malformed(field="certificate.extensions", value=_dotted(oid), expected=expected)
+        raise Malformed(field="certificate.extensions", value=dotted, expected=expected)
     value = data[slice(*spans[-1])]
     if oid == _SUBJECT_KEY_ID:
         value = asn1.decode_der(bytes, value)
@@ -245,7 +251,7 @@ def _key(data: bytes) -> tuple[Curve, bytes]:
 def _name(data: bytes) -> str:
     """A name as CBOR certificates have it: a lone identifier, or what RFC 4514 makes of it."""
     start = len(_IDENTIFIER_NAME)
-    if len(data) == start + 2 * dice.ID_SIZE and data.startswith(_IDENTIFIER_NAME):
+    if len(data) == start + 2 * dice.ID_SIZE and data.startswith(_IDENTIFIER_NAME) and data[start:].isalnum():
         return data[start:].decode("ascii")
     return _text(data)
 

@@ -91,3 +91,38 @@ def test_fields_name_what_is_wrong() -> None:
         fields.required(4, dict, "key")
     with pytest.raises(Malformed, match=r"token: \[3\] is not valid, expected known labels only"):
         fields.nothing_else()
+
+
+@pytest.mark.parametrize("data", ["f90000", "fa00000000", "fb0000000000000000", "82f93c00190001", "f7", "f820"])
+def test_floats_and_values_without_a_meaning_are_refused_in_any_width(data: str) -> None:
+    with pytest.raises(Malformed):
+        decode(bytes.fromhex(data))
+
+
+@given(values, st.data())
+@settings(max_examples=200)
+def test_a_changed_encoding_is_one_spelling_or_malformed(value: object, data: st.DataObject) -> None:
+    changed = bytearray(cbor.encode(value))
+    changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        read = decode(bytes(changed))
+    except Malformed:
+        return
+    assert cbor.encode(read) == changed
+
+
+def test_a_shape_names_what_is_wrong() -> None:
+    shape = cbor.Shape({1: ("nonce", bytes), 2: ("count", int)}, required={1})
+    assert shape.check({1: b"", 2: 3}, field="token") == {1: b"", 2: 3}
+    with pytest.raises(Malformed, match=r"token\.nonce: 'x' is not valid, expected a byte string"):
+        shape.check({1: "x"}, field="token")
+    with pytest.raises(Malformed, match=r"token\.count: True is not valid, expected an integer"):
+        shape.check({1: b"", 2: True}, field="token")
+    with pytest.raises(Malformed, match=r"token\.nonce: None is not valid, expected a byte string, it is required"):
+        shape.check({2: 3}, field="token")
+    unknown: list[dict[object, object]] = [{1: b"", 3: 3}, {True: b""}, {1: b"", "x": 3}]
+    for value in unknown:
+        with pytest.raises(Malformed, match=r"token: .* is not valid, expected known labels only"):
+            shape.check(value, field="token")
+    with pytest.raises(Malformed, match=r"token: \[\] is not valid, expected a map"):
+        shape.check([], field="token")
