@@ -93,7 +93,7 @@ class Carrier:
         self._rates: Rates[tuple[str, str]] = Rates(burst=BURST, per_second=PER_SECOND, capacity=8192)
         self._strangers: Rates[str] = Rates(burst=STRANGERS_BURST, per_second=STRANGERS_PER_SECOND, capacity=8)
         self._open: dict[tuple[str, str], asyncio.Task[None]] = {}
-        self._reminded: dict[str, datetime] = {}
+        self._reminded: dict[tuple[str, str], datetime] = {}
 
     def receive(self, way: Way, topic: str, payload: bytes) -> None:
         """Take a message of a device, or of somebody who says so; never waits."""
@@ -118,11 +118,11 @@ class Carrier:
             task.add_done_callback(lambda _: self._open.pop((way.name, ueid), None))
 
     async def remind(self, ways: Sequence[Way], ueids: Iterable[str]) -> None:
-        """Ask devices to prove themselves, each on all ways, and each of them rarely."""
-        now, wanted = self._clock(), set(ueids)
-        self._reminded = {ueid: at for ueid, at in self._reminded.items() if ueid in wanted and now - at < REMIND_EVERY}
-        due = sorted(wanted - self._reminded.keys())[:REMINDERS_AT_A_TIME]
-        self._reminded |= dict.fromkeys(due, now)
+        """Ask devices to prove themselves, each on all ways, and rarely on each, also when that comes up later."""
+        now, wanted = self._clock(), {(way.name, ueid) for ueid in ueids for way in ways}
+        self._reminded = {key: at for key, at in self._reminded.items() if key in wanted and now - at < REMIND_EVERY}
+        due = sorted({ueid for _, ueid in wanted - self._reminded.keys()})[:REMINDERS_AT_A_TIME]
+        self._reminded |= {(way.name, ueid): now for ueid in due for way in ways}
         await asyncio.gather(*(self._remind(ways, ueid) for ueid in due))
 
     async def close(self) -> None:

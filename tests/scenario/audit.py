@@ -66,9 +66,10 @@ def granted() -> list[Right]:
     ]
 
 
-def requests(log: Path) -> Iterator[Request]:
-    """What our accounts asked so far."""
+def requests(log: Path, *, start: int = 0) -> Iterator[Request]:
+    """What our accounts asked since the log had so many bytes."""
     with log.open("rb") as file:
+        file.seek(start)
         for line in file:
             if line.endswith(b"\n"):  # the last one may still be on its way
                 event = json.loads(line)

@@ -14,7 +14,7 @@ from crds.models.fluidos import FLUIDOS_NAMESPACE
 from scripts.demo.inventory import NAMESPACE
 from scripts.demo.observe import known_clusters
 from scripts.demo.site import SENSOR_NODE
-from tests.scenario.audit import Request, granted, requests
+from tests.scenario.audit import Request, Right, granted, requests
 from tests.scenario.boards import MODEL, board
 from tests.scenario.rear import Buyer
 from tests.scenario.test_faults import PROCESSES
@@ -28,12 +28,19 @@ NODE = "spare"
 MANAGER = "edge-resource-manager"
 WISH = {"sensor": {"type": "Temperature", "model": MODEL}, "count": 1}
 
+RACES = {
+    Right("router-manager", "", "get", resource, group)
+    for resource, group in (("flavors", "nodecore.fluidos.eu"), ("leafdevices", "edge.fluidos.eu"))
+}
+"""Used where a route is looked at before the first list of its sources has come, which nothing here can force."""
+
 
 def test_processes_use_every_right_that_they_have_and_need_no_other(world: World) -> None:
-    logs = [site.cluster.audit_log for site in (world.consumer, world.provider)]
+    logs = [log for site in (world.consumer, world.provider) if (log := site.cluster.audit_log)]
+    sizes = [log.stat().st_size for log in logs]
 
     def seen() -> list[Request]:
-        return [request for log in logs if log for request in requests(log)]
+        return [request for log in logs for request in requests(log)]
 
     begin_anew(world)
     discover(world)
@@ -52,10 +59,12 @@ def test_processes_use_every_right_that_they_have_and_need_no_other(world: World
     revoke(world)
     forget_a_cluster(world)
 
-    made = seen()
+    # An API server that has just been killed by another test refuses everybody for a moment.
+    made = [request for log, size in zip(logs, sizes, strict=True) for request in requests(log, start=size)]
     refused = {f"{each.account}: {each.verb} {each.uri}" for each in made if each.status == 403}
     assert not refused, "\n".join(["missing rights:", *refused])
-    unused = [str(right) for right in granted() if not any(each.uses(right) for each in made)]
+    ever = seen()
+    unused = [str(right) for right in granted() if not any(each.uses(right) for each in ever) and right not in RACES]
     assert not unused, "\n".join(["rights that nobody used:", *unused])
 
 
