@@ -47,6 +47,11 @@ class Boards:
         form = "cbor" if board.mcu_family == "STM32" else "x509"
         return str(open_board(self._file(board), factory=self._factory, form=form).ueid)
 
+    def repair(self) -> None:
+        """Put the good firmware back into every flash."""
+        for flash in self._directory.glob("*.flash"):
+            flash.write_bytes(CODE)
+
     def identity(self, board: LeafBoard, *, attest: str, bundle: Path) -> dict[str, Any]:
         """What the simulator needs to know of a board that proves itself.
 

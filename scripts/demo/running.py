@@ -33,6 +33,8 @@ def keep(console: Console, story: Story, *, ready: Callable[[], None]) -> None:
     Raises:
         ChildFailedError: a process ended.
     """
+    if story.boards is not None:
+        story.boards.repair()
     story.start_devices("devices-kept", "--rate", "1")
     sites = [*story.consumers, *story.providers]
     consumer, provider = story.consumers[0].cluster.context, story.providers[0].cluster.context
