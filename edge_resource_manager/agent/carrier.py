@@ -1,7 +1,8 @@
 """Carries challenge, evidence and SVID between devices on MQTT and the issuer, and asks devices to attest again.
 
 The bytes are the same on both ways. Anybody may knock at an onboarding broker: only devices that the node has are
-heard, each of them rarely and one exchange at a time, and what is more is dropped without an answer.
+heard, each of them rarely and one message of a kind at a time, and what is more is dropped without an answer. A device
+may answer a reminder while its own hello is still on its way: that is no crowd.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ class Carrier:
         self._clock = clock
         self._rates: Rates[tuple[str, str]] = Rates(burst=BURST, per_second=PER_SECOND, capacity=8192)
         self._strangers: Rates[str] = Rates(burst=STRANGERS_BURST, per_second=STRANGERS_PER_SECOND, capacity=8)
-        self._open: dict[tuple[str, str], asyncio.Task[None]] = {}
+        self._open: dict[tuple[str, str, Kind], asyncio.Task[None]] = {}
         self._reminded: dict[tuple[str, str], datetime] = {}
 
     def receive(self, way: Way, topic: str, payload: bytes) -> None:
@@ -107,15 +108,15 @@ class Carrier:
             DROPPED.labels("size").inc()
         elif not self._known.expects(ueid):
             self._refuse_stranger(way, ueid, kind)
-        elif (way.name, ueid) in self._open or len(self._open) >= MAX_OPEN:
+        elif (way.name, ueid, kind) in self._open or len(self._open) >= MAX_OPEN:
             DROPPED.labels("crowd").inc()
         elif not self._rates.allow((way.name, ueid), now=self._clock()):
             DROPPED.labels("rate").inc()
         else:
             exchange = self._hello(way, ueid) if kind == "hello" else self._evidence(way, ueid, payload)
             task = asyncio.create_task(exchange)
-            self._open[way.name, ueid] = task
-            task.add_done_callback(lambda _: self._open.pop((way.name, ueid), None))
+            self._open[way.name, ueid, kind] = task
+            task.add_done_callback(lambda _: self._open.pop((way.name, ueid, kind), None))
 
     async def remind(self, ways: Sequence[Way], ueids: Iterable[str]) -> None:
         """Ask devices to prove themselves, each on all ways, and rarely on each, also when that comes up later."""
@@ -134,7 +135,10 @@ class Carrier:
 
     async def _remind(self, ways: Sequence[Way], ueid: str) -> None:
         answer = await self._ask("reminder", self._issuer.challenge(ueid))
-        if answer is not None and answer.status == 200:
+        if answer is None:
+            for way in ways:
+                self._reminded.pop((way.name, ueid), None)
+        elif answer.status == 200:
             for way in ways:
                 _send(way, f"attest/{ueid}/challenge", answer.body)
 

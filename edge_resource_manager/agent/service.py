@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import secrets
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -48,6 +50,7 @@ class Agent:
         self._settings = settings
         self._identity = identity
         self._synced = asyncio.Event()
+        self._link_up = asyncio.Event()
         self._devices = Devices(settings.node, changed=self._device_changed)
         self._vouching = Vouching(kube, self._devices.get, by=own)
         self._security = DynamicSecurity(lambda topic, payload: self._data.send(topic, payload, qos=0))
@@ -93,9 +96,12 @@ class Agent:
     async def _remind(self) -> None:
         await self._synced.wait()
         while True:
+            self._link_up.clear()
             ways = [link for link in self._links if link.connected]
             await self._carrier.remind(ways, self._devices.unproven(now=datetime.now(UTC)))
-            await asyncio.sleep(REMIND_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(REMIND_SECONDS):
+                    await self._link_up.wait()
 
     def _device_changed(self, key: Key) -> None:
         self._keeper.changed()
@@ -117,15 +123,18 @@ class Agent:
             context=client_context(self._identity, authorize=exactly(broker)),
             topics=topics,
             receive=receive,
-            on_change=self._turned if name == "data" else lambda _: None,
+            on_change=functools.partial(self._turned, name),
         )
         return link
 
-    def _turned(self, connected: bool) -> None:  # noqa: FBT001 - as Link says it
+    def _turned(self, name: str, connected: bool) -> None:  # noqa: FBT001 - as Link says it
         if connected:
-            self._keeper.forget()
-        else:
-            self._security.lost()
+            self._link_up.set()
+        if name == self._data.name:
+            if connected:
+                self._keeper.forget()
+            else:
+                self._security.lost()
 
 
 def _own_id(identity: IdentitySource, *, node: str) -> SpiffeId:

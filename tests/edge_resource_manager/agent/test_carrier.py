@@ -234,6 +234,17 @@ async def test_a_reminder_is_a_challenge_on_every_way_and_rare(carrier: Carrier,
     assert len(doors[0].sent) == 2
 
 
+async def test_a_reminder_that_the_issuer_did_not_answer_is_not_taken_for_given(
+    carrier: Carrier, office: Office
+) -> None:
+    door = Door()
+    office.away = True
+    await carrier.remind([door], [UEID])
+    office.away = False
+    await carrier.remind([door], [UEID])
+    assert door.sent == [(f"attest/{UEID}/challenge", CHALLENGE)]
+
+
 async def test_many_devices_are_reminded_in_turns(carrier: Carrier, office: Office) -> None:
     ueids = [f"01{number:032x}" for number in range(40)]
     counts = []
