@@ -185,7 +185,8 @@ class Broker:
         for port in ports:
             if accepts(port):  # its answer would be taken for ours
                 raise ChildFailedError(f"{name}: port {port} of 127.0.0.1 is taken")
-        command = [self._program, "-c", str(self._configuration(name))]
+        # It writes its pid before it handles SIGHUP: a helper that renews a certificate right then would end it.
+        command = ["env", "--ignore-signal=HUP", self._program, "-c", str(self._configuration(name))]
         child = Child(name=name, command=command, directory=self._directory)
         try:
             child.wait_until(lambda: all(map(accepts, ports)), what=f"listener on ports {ports}", limit=10)
