@@ -14,6 +14,7 @@ from typing import Protocol
 
 from spire.domain.spiffe_id import SpiffeId, TrustDomain
 from spire.domain.svid import parse_chain, spiffe_id_of
+from spire.observers import Observers
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class FixedIdentity:
 
     def __init__(self, identity: Identity) -> None:
         self._current = identity
-        self._callbacks: list[Callable[[Identity], None]] = []
+        self._observers: Observers[[Identity]] = Observers()
 
     @property
     def current(self) -> Identity:
@@ -92,18 +93,11 @@ class FixedIdentity:
     def replace(self, identity: Identity) -> None:
         """Renew it and tell everybody who asked."""
         self._current = identity
-        for callback in tuple(self._callbacks):
-            callback(identity)
+        self._observers.tell(identity)
 
     def on_change(self, callback: Callable[[Identity], None]) -> Callable[[], None]:
         """Call back at each renewal; returns the way to stop it, which may be called twice."""
-        self._callbacks.append(callback)
-
-        def stop() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-        return stop
+        return self._observers.add(callback)
 
 
 def certificates_pem(certificates: Iterable[bytes]) -> str:

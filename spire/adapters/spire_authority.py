@@ -23,6 +23,7 @@ from spire.domain.errors import Malformed
 from spire.domain.spiffe_id import SpiffeId, TrustDomain
 from spire.domain.ueid import Ueid
 from spire.issuer.authority import Issued
+from spire.observers import Observers
 from spire.plugins.bindings import Bindings
 
 log = structlog.get_logger(__name__)
@@ -51,7 +52,7 @@ class SpireAuthority:
         self._trust_domain = trust_domain
         self._server = server
         self._bindings = bindings
-        self._callbacks: list[Callable[[], None]] = []
+        self._observers: Observers[[]] = Observers()
         self._known = bundles
         self._bundles = _roots(bundles)
 
@@ -85,13 +86,7 @@ class SpireAuthority:
 
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See `Authority`."""
-        self._callbacks.append(callback)
-
-        def stop() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-        return stop
+        return self._observers.add(callback)
 
     async def issue(self, spiffe_id: SpiffeId, *, csr: bytes, common_name: str, ttl: timedelta) -> Issued:
         """See `Authority`.
@@ -123,8 +118,7 @@ class SpireAuthority:
         self._known = bundles
         if roots != self._bundles:
             self._bundles = roots
-            for callback in tuple(self._callbacks):
-                callback()
+            self._observers.tell()
 
 
 def _roots(bundles: Mapping[TrustDomain, Bundle]) -> dict[TrustDomain, tuple[bytes, ...]]:

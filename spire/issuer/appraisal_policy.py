@@ -6,24 +6,21 @@ since the start, no evidence is taken and no trust withdrawn until there is.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import structlog
 
 from crds.errors import InvalidField
-from crds.kube.client import CONFIG_MAPS, Kube, Object
-from crds.kube.events import emit
-from crds.kube.watch import Change, Gone, Put, follow
+from crds.kube.client import Kube, Object
+from crds.kube.watch import Change, Gone, Put
 from crds.models.appraisal import CONFIG_MAP, KEY, AppraisalPolicy, KnownFirmware
-from crds.models.base import Crd, ObjectMeta, Resource, validate
 from spire.domain.site import Site, site_of
 from spire.issuer.appraisal_metrics import POLICY_GOOD, POLICY_REFUSED
+from spire.issuer.config_map import FollowedConfigMap
+from spire.observers import Observers
 
 log = structlog.get_logger(__name__)
-
-REPORTER = "identity-issuer"
 
 
 class ReferenceValues(Protocol):
@@ -37,12 +34,6 @@ class ReferenceValues(Protocol):
         """Call back whenever it is another."""
 
 
-class _ConfigMap(Resource):
-    """What an Event is about."""
-
-    crd: ClassVar[Crd] = Crd(group="", version="v1", kind="ConfigMap", plural="configmaps")
-
-
 class Policies:
     """The policy in force.
 
@@ -53,16 +44,15 @@ class Policies:
     """
 
     def __init__(self, kube: Kube, *, namespace: str, catalogs: Sequence[ReferenceValues] = ()) -> None:
-        self._kube = kube
-        self._namespace = namespace
+        self._config_map = FollowedConfigMap(
+            kube, name=CONFIG_MAP, namespace=namespace, reason="PolicyRefused", action="Appraise"
+        )
         self._catalogs = catalogs
         self._policy: AppraisalPolicy | None = None
         self._catalog: tuple[KnownFirmware, ...] = ()
         self._site: Site | None = None
-        self._callbacks: list[Callable[[], None]] = []
-        self._refused: tuple[Object, InvalidField] | None = None
-        self._untold = asyncio.Event()
-        self._synced = asyncio.Event()
+        self._observers: Observers[[]] = Observers()
+        self._broken = False
         for catalog in catalogs:
             catalog.on_change(self._cataloged)
 
@@ -73,26 +63,11 @@ class Policies:
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call back whenever another policy is in force."""
-        self._callbacks.append(callback)
+        self._observers.add(callback)
 
     async def run(self) -> None:
         """Follow the ConfigMap until cancelled."""
-        only = {"fieldSelector": f"metadata.name={CONFIG_MAP}"}
-        async with asyncio.TaskGroup() as group:
-            group.create_task(
-                follow(
-                    self._kube,
-                    CONFIG_MAPS,
-                    changed=self.seen,
-                    synced=self._synced,
-                    namespace=self._namespace,
-                    query=only,
-                )
-            )
-            group.create_task(self._run_complaints())
-            await self._synced.wait()
-            if self._site is None and self._refused is None:
-                self._use(None)
+        await self._config_map.run(self.seen, listed=self._listed)
 
     def seen(self, change: Change) -> None:
         """Take in the ConfigMap."""
@@ -106,6 +81,10 @@ class Policies:
                 except InvalidField as error:
                     self._complain(obj, error)
 
+    def _listed(self) -> None:
+        if self._site is None and not self._broken:
+            self._use(None)
+
     def _cataloged(self) -> None:
         if self._policy is not None:
             self._use(self._policy)
@@ -116,35 +95,19 @@ class Policies:
         same = self._site is not None and (policy, catalog) == (self._policy, self._catalog)
         if not same:
             self._site = Site() if policy is None else site_of(policy, catalog=catalog)
-        self._policy, self._catalog, self._refused = policy, catalog, None
+        self._policy, self._catalog, self._broken = policy, catalog, False
+        self._config_map.withdraw_complaint()
         POLICY_GOOD.set(policy is not None)
         if not same:
-            for callback in self._callbacks:
-                callback()
+            self._observers.tell()
 
     def _complain(self, obj: Object, error: InvalidField) -> None:
         log.error("appraisal policy refused, the last good one stays", error=str(error), kept=self._policy is not None)
         POLICY_REFUSED.inc()
         POLICY_GOOD.set(0)
-        self._refused = obj, error
-        self._untold.set()
-
-    async def _run_complaints(self) -> None:
-        while True:
-            await self._untold.wait()
-            self._untold.clear()
-            if self._refused is None:
-                continue
-            obj, error = self._refused
-            await emit(
-                self._kube,
-                _ConfigMap(metadata=validate(ObjectMeta, obj["metadata"])),
-                kind="Warning",
-                reason="PolicyRefused",
-                action="Appraise",
-                note=f"{error}; {'the last good policy stays' if self._policy else 'no evidence is taken'}",
-                reporter=REPORTER,
-            )
+        self._broken = True
+        kept = "the last good policy stays" if self._policy else "no evidence is taken"
+        self._config_map.complain(obj, [f"{error}; {kept}"])
 
 
 def _policy_of(config_map: Object) -> AppraisalPolicy:

@@ -26,6 +26,7 @@ from spire.domain.bundle import Bundle
 from spire.domain.spiffe_id import SpiffeId, TrustDomain
 from spire.issuer import metrics
 from spire.issuer.store import Changed, Store
+from spire.observers import Observers
 
 log = structlog.get_logger(__name__)
 
@@ -106,7 +107,7 @@ class EmbeddedAuthority:
         self._clock = clock
         self._federated: Mapping[TrustDomain, tuple[bytes, ...]] = {}
         self._bundles: Mapping[TrustDomain, tuple[bytes, ...]] = {}
-        self._callbacks: list[Callable[[], None]] = []
+        self._observers: Observers[[]] = Observers()
         self.lifetime = lifetime
         self.refresh_hint = refresh_hint
 
@@ -161,13 +162,7 @@ class EmbeddedAuthority:
 
     def on_change(self, callback: Callable[[], None]) -> Callable[[], None]:
         """See `Authority`."""
-        self._callbacks.append(callback)
-
-        def stop() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
-
-        return stop
+        return self._observers.add(callback)
 
     def learn(self, federated: Mapping[TrustDomain, tuple[bytes, ...]]) -> None:
         """Know these trust domains from now on, and no others."""
@@ -249,8 +244,7 @@ class EmbeddedAuthority:
         bundles = {**self._federated, self.trust_domain: self._succession.roots}
         if bundles != self._bundles:
             self._bundles = bundles
-            for callback in tuple(self._callbacks):
-                callback()
+            self._observers.tell()
 
     def _pause(self) -> float:
         due = (self._succession.next_step() - self._clock()).total_seconds()

@@ -42,7 +42,8 @@ from spire.domain.standing import (
 from spire.domain.ueid import Ueid
 from spire.domain.verdict import Accepted
 from spire.issuer.appraisal_metrics import WITHDRAWN
-from spire.issuer.appraisal_policy import REPORTER, Policies
+from spire.issuer.appraisal_policy import Policies
+from spire.issuer.config_map import REPORTER
 
 log = structlog.get_logger(__name__)
 

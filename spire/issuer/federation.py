@@ -27,6 +27,7 @@ from spire.domain.federation import Configured, Endpoint, Known, Peer
 from spire.domain.spiffe_id import TrustDomain
 from spire.issuer import metrics
 from spire.issuer.store import Changed, Store
+from spire.observers import Observers
 from spire.tls import anonymous_client_context
 
 log = structlog.get_logger(__name__)
@@ -97,7 +98,7 @@ class Federation:
         self._saved: bytes | None = domain.dump(known)
         self._saving = asyncio.Lock()
         self._peers: dict[TrustDomain, Peer] = {}
-        self._callbacks: list[Callable[[], None]] = []
+        self._observers: Observers[[]] = Observers()
         self._queue: WorkQueue[TrustDomain] = WorkQueue("bundles", self._look, workers=8)
         self.shorten: Callable[[timedelta], float] = lambda wanted: wanted.total_seconds() * random.uniform(0.8, 1.0)  # noqa: S311 - jitter, not a secret
 
@@ -119,7 +120,7 @@ class Federation:
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call back when `bundles` may be another."""
-        self._callbacks.append(callback)
+        self._observers.add(callback)
 
     def configure(self, configured: Configured) -> None:
         """Know these from now on, and nobody else; ask them now."""
@@ -167,8 +168,7 @@ class Federation:
             with suppress(KeyError):
                 metrics.BUNDLE_FETCHED.remove(str(gone))
         self._known = known
-        for callback in tuple(self._callbacks):
-            callback()
+        self._observers.tell()
 
     async def _save(self) -> None:
         """Write what is known, where that is not written yet.

@@ -273,7 +273,7 @@ def test_a_context_that_nobody_uses_is_forgotten_by_its_source() -> None:
     context = weakref.ref(server_context(own, authorize=any_known()))
     gc.collect()
     assert context() is None
-    assert own._callbacks == []
+    assert own._observers._callbacks == []
 
 
 def test_keys_leave_no_descriptor_behind() -> None:
