@@ -16,7 +16,7 @@ import structlog
 from crds.errors import Retryable, Terminal
 from crds.kube.queue import backoff
 from spire.domain.errors import Untrusted
-from spire.domain.svid import verify_svid
+from spire.domain.svid import renewal_seconds, verify_svid
 from spire.helper import files, metrics
 from spire.helper.held import Granted, Held, Latest, Refused, Waiting
 from spire.helper.issuer import Bundles
@@ -152,17 +152,6 @@ async def follow_bundles(issuer: Issuing, keepers: Sequence[Keeper]) -> None:
                 for keeper in keepers:
                     keeper.learn(bundles)
         await asyncio.sleep(pause)
-
-
-def renewal_seconds(expires: datetime, *, now: datetime, jitter: float) -> float:
-    """When to renew: after half of what is left, a tenth of it earlier or later, so that a fleet does not come at once.
-
-    Args:
-        expires: end of the SVID.
-        now: the time.
-        jitter: 0 to 1.
-    """
-    return (expires - now).total_seconds() * (0.45 + 0.1 * jitter)
 
 
 def without_answer(held: Held, *, refused: bool, problem: str, now: datetime) -> Held:

@@ -17,6 +17,7 @@ from crds.errors import EdgeError
 from crds.kube.queue import backoff
 from spire.domain.authority import workload_common_name
 from spire.domain.spiffe_id import SpiffeId
+from spire.domain.svid import renewal_seconds
 from spire.identity import FixedIdentity, Identity, Svid
 from spire.issuer.authority import Authority
 
@@ -91,4 +92,5 @@ def csr_naming(key: ec.EllipticCurvePrivateKey, spiffe_id: SpiffeId) -> bytes:
 
 def _half_life(svid: Svid) -> datetime:
     now = datetime.now(UTC)
-    return now + (svid.expires - now) * random.uniform(0.45, 0.55)  # noqa: S311 - jitter, not a secret
+    seconds = renewal_seconds(svid.expires, now=now, jitter=random.random())  # noqa: S311 - jitter, not a secret
+    return now + timedelta(seconds=seconds)

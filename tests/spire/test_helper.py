@@ -24,11 +24,12 @@ from crds.errors import InvalidField, Retryable
 from crds.kube.process import settings_of
 from spire.domain.authorization import any_known
 from spire.domain.spiffe_id import TrustDomain
+from spire.domain.svid import renewal_seconds
 from spire.helper import files
 from spire.helper.__main__ import run
 from spire.helper.held import Granted, Held, Refused, Waiting
 from spire.helper.issuer import Issuer, Roots
-from spire.helper.keeper import renewal_seconds, without_answer
+from spire.helper.keeper import without_answer
 from spire.helper.settings import HelperSettings, Workload
 from spire.identity import FixedIdentity, Identity, IdentitySource, Svid, certificates_pem
 from spire.tls import server_context
