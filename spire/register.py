@@ -11,11 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from crds.errors import EdgeError, InvalidField
+from crds.models.fluidos import FLUIDOS_NAMESPACE
 from spire.adapters.spire_server import Entry, spire_server
 from spire.domain.entitlement import MANAGERS, OF_NODES
 from spire.domain.spiffe_id import SpiffeId, TrustDomain
-
-NAMESPACE = "fluidos"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +69,7 @@ def entries(
     unknown = set(accounts) - paths.keys()
     if unknown:
         raise InvalidField(field="--account", value=sorted(unknown), expected=f"of {', '.join(paths)}")
-    pattern = list(selectors) or [f"k8s:ns:{NAMESPACE}", "k8s:sa:{account}"]
+    pattern = list(selectors) or [f"k8s:ns:{FLUIDOS_NAMESPACE}", "k8s:sa:{account}"]
     found = [
         Entry(
             spiffe_id=trust_domain.spiffe_id(*path),

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from crds.egress import EgressPolicy
-from crds.errors import EdgeError, Stopped
+from crds.errors import EdgeError, InvalidField, Stopped
 
 
 class ProcessSettings(BaseSettings):
@@ -78,6 +78,22 @@ class EgressSettings(ProcessSettings):
         return EgressPolicy.parse(
             allowed=self.egress_allow, refused=self.egress_refuse, plain_http=self.allow_plain_http
         )
+
+
+def listening_address(listen: str, *, example: str) -> tuple[str, int]:
+    """Host and port of the flag `--listen`.
+
+    Args:
+        listen: as it was given; an IPv6 address stands in brackets.
+        example: for the message of an error.
+
+    Raises:
+        InvalidField: it is not host:port.
+    """
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal() or int(port) > 65535:
+        raise InvalidField(field="--listen", value=listen, expected=f"host:port, such as {example}")
+    return host.strip("[]"), int(port)
 
 
 S = TypeVar("S", bound=ProcessSettings)

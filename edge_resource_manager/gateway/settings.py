@@ -7,8 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from crds.errors import InvalidField
-from crds.kube.process import EgressSettings
+from crds.kube.process import EgressSettings, listening_address
 from crds.models.fluidos import Price
 from edge_resource_manager.domain.reservations import SaleTerms
 from spire.workload import IdentitySettings
@@ -36,10 +35,7 @@ class GatewaySettings(EgressSettings, IdentitySettings):
         Raises:
             InvalidField: it is not host:port.
         """
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
-            raise InvalidField(field="--listen", value=self.listen, expected="host:port, such as 0.0.0.0:3004")
-        return host.strip("[]"), int(port)
+        return listening_address(self.listen, example="0.0.0.0:3004")
 
     @property
     def terms(self) -> SaleTerms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import yaml
 
@@ -16,8 +16,8 @@ from scripts.demo.crew import Crew
 from scripts.simulator.factory import policy_yaml
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import free_port
+from spire.issuer.workloads import AUDIENCE
 
-AUDIENCE: Final = "fluidos-edge-issuer"
 Flags = tuple[str | Path, ...]
 
 

@@ -10,6 +10,7 @@ from uuid import NAMESPACE_DNS, uuid5
 import orjson
 
 from crds.models.trust import Integrity
+from edge_resource_manager.domain.devices import UEID_KEY
 
 Document = dict[str, Any]
 DeviceVersion = Literal["v1beta1", "v1alpha2"]
@@ -131,7 +132,7 @@ def device(board: LeafBoard, *, number: int, node: str, version: DeviceVersion, 
     spec = _v1beta1(board, node=node, mac=mac) if version == "v1beta1" else _v1alpha2(board, node=node, mac=mac)
     described = [_characteristics(board, part, proves=ueid is not None) for part in board.parts]
     sensors = b64encode(orjson.dumps(described)).decode()
-    annotations = {"sensors": sensors} | ({"edge.fluidos.eu/ueid": ueid} if ueid else {})
+    annotations = {"sensors": sensors} | ({UEID_KEY: ueid} if ueid else {})
     return {
         "apiVersion": f"devices.kubeedge.io/{version}",
         "kind": "Device",

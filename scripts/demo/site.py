@@ -18,6 +18,7 @@ from scripts.testbed.broker import Broker, BrokerTls
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.manifests import install
 from scripts.testbed.processes import free_port
+from spire.domain.entitlement import ENDPOINT_LABEL
 
 DOMAIN: Final = "fluidos.eu"
 SENSOR_NODE: Final = {"node-role.fluidos.eu/sensors": "true"}
@@ -119,7 +120,7 @@ class Consumer(Site):
         self.introduce(address="127.0.0.1:1")
         if self.identities is not None:
             self.identities.prepare()
-            label = {"edge.fluidos.eu/endpoint": "true"}
+            label = {ENDPOINT_LABEL: "true"}
             metadata = {"name": ENDPOINT, "namespace": NAMESPACE, "labels": label}
             self.cluster.apply([{"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}])
             self.identify("edge-resource-manager")

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from crds.errors import InvalidField
-from crds.kube.process import ProcessSettings
+from crds.kube.process import ProcessSettings, listening_address
+from crds.models.fluidos import FLUIDOS_NAMESPACE
 from spire.domain.authority import LIVES_OF_SVIDS
 from spire.domain.spiffe_id import TrustDomain
 
@@ -21,7 +22,9 @@ class IssuerSettings(ProcessSettings):
 
     trust_domain: str = Field(description="name of this cluster's trust domain, such as site-a.example")
     listen: str = Field(default="0.0.0.0:8443", description="host:port of HTTPS; port 0 takes a free one and logs it")
-    namespace: str = Field(default="fluidos", description="namespace of our ServiceAccounts, ConfigMaps and Secrets")
+    namespace: str = Field(
+        default=FLUIDOS_NAMESPACE, description="namespace of our ServiceAccounts, ConfigMaps and Secrets"
+    )
     authority: Literal["embedded", "spire"] = Field(
         default="embedded", description="who signs: this process, or a SPIRE server"
     )
@@ -75,7 +78,4 @@ class IssuerSettings(ProcessSettings):
         Raises:
             InvalidField: it is not host:port.
         """
-        host, _, port = self.listen.rpartition(":")
-        if not host or not port.isdecimal() or int(port) > 65535:
-            raise InvalidField(field="--listen", value=self.listen, expected="host:port, such as 0.0.0.0:8443")
-        return host.strip("[]"), int(port)
+        return listening_address(self.listen, example="0.0.0.0:8443")
