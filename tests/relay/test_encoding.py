@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_manager.domain.encoding import encode, rfc3339
-from tests.relay.support import record, source
+from crds.models.shaping import LineProtocol
+from router_manager.domain.encoding import Form, encode, rfc3339, writers
+from tests.relay.support import endpoint, record, source
 
 SOURCES = {
     "a/b": source(
@@ -20,8 +21,9 @@ SOURCES = {
 
 
 def body(*payloads: bytes, encoding: Any = "JSONArray", envelope: bool = False) -> bytes:
+    target = endpoint("http://a", encoding=encoding, envelope=envelope)
     records = [record(n + 1, payload) for n, payload in enumerate(payloads)]
-    return encode(records, encoding=encoding, envelope=envelope, sources=SOURCES).body
+    return encode(records, encoding=encoding, writers=writers(Form.of(target), SOURCES)).body
 
 
 def test_json_goes_through_byte_for_byte() -> None:
@@ -36,7 +38,7 @@ def test_ndjson_has_a_line_a_reading_however_it_was_printed() -> None:
 @pytest.mark.parametrize("payload", [b"", b"\xff\x00", b"1,2", b'{"v":NaN}', b"hello"])
 @pytest.mark.parametrize("encoding", ["JSONArray", "NDJSON"])
 def test_what_is_not_json_is_wrapped_and_counted(payload: bytes, encoding: Any) -> None:
-    encoded = encode([record(5, payload, at_ns=1_000_000_001)], encoding=encoding, envelope=False, sources=SOURCES)
+    encoded = encode([record(5, payload, at_ns=1_000_000_001)], encoding=encoding)
     value = orjson.loads(encoded.body)
     wrapped = value[0] if encoding == "JSONArray" else value
     assert wrapped["topic"] == "a/b"
@@ -103,7 +105,7 @@ def test_nested_members_are_flattened_one_level() -> None:
 @pytest.mark.parametrize("payload", [b"hello", b"{}", b"[1]", b'{"list":[1]}', b"null"])
 def test_what_has_no_field_is_handed_back_with_the_reason(payload: bytes) -> None:
     good, bad = record(1, b'{"v":1}'), record(2, payload)
-    encoded = encode([good, bad], encoding="InfluxLine", envelope=False, sources=SOURCES)
+    encoded = encode([good, bad], encoding="InfluxLine", writers=writers(Form(line=LineProtocol()), SOURCES))
     assert encoded.body.count(b"\n") == 1
     ((refused, reason),) = encoded.unencodable
     assert refused is bad

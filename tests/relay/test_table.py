@@ -63,4 +63,4 @@ def test_every_target_has_its_way_and_unchanged_ones_are_equal() -> None:
 def test_of_two_flavors_on_one_topic_the_first_names_the_record() -> None:
     one = route(endpoint(URL)).model_copy(update={"sources": (source(flavor="b"), source(flavor="a"))})
     (way,) = ways(table(one)).values()
-    assert way.sources["a/b"].flavor == "a"
+    assert way.feeds["a/b"].source.flavor == "a"
