@@ -13,7 +13,7 @@ from typing import Any
 
 from crds.models.dataroute import ResolvedSource
 from crds.models.shaping import LineProtocol, LineTimestamp
-from router_manager.domain.payload import NOT_JSON, Pointer, Record, parse_pointer, value_at
+from router_manager.domain.payload import NOT_JSON, NUMBERS, Pointer, Record, parse_pointer, value_at
 from router_manager.domain.shaping import Unencodable, decimal_text
 
 _INT64 = range(-(2**63), 2**63)
@@ -59,7 +59,7 @@ class LineWriter:
 def _moment_ns(value: Any, unit: str) -> int | None:
     if unit == "RFC3339":
         return _text_ns(value) if isinstance(value, str) else None
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if type(value) not in NUMBERS:
         return None
     at_ns = int(Decimal(repr(value)) * _NANOSECONDS[unit])
     return at_ns if at_ns in _INT64 else None

@@ -61,6 +61,9 @@ class Record:
         return f"Record(id={self.id}, topic={self.topic!r}, payload={self.payload[:60]!r})"
 
 
+NUMBERS = (int, float)
+"""Types of the JSON parser, exactly: a bool is an int to isinstance."""
+
 Pointer = tuple[str, ...]
 """The unescaped reference tokens of a JSON pointer."""
 
@@ -95,4 +98,4 @@ def value_at(value: Any, pointer: Pointer) -> Any:
 def number_at(value: Any, pointer: Pointer) -> int | float | None:
     """The number that the pointer leads to, or None where there is no number (true and false are none)."""
     value = value_at(value, pointer)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if type(value) in NUMBERS else None

@@ -16,7 +16,7 @@ import orjson
 from crds.errors import InvalidField
 from crds.models.shaping import Shape
 from crds.units import Conversion, conversion_to
-from router_manager.domain.payload import NOT_JSON, Pointer, parse_pointer
+from router_manager.domain.payload import NOT_JSON, NUMBERS, Pointer, parse_pointer
 
 
 class Unencodable(NamedTuple):
@@ -139,11 +139,12 @@ def _plan(wishes: Sequence[_Wish], *, keeps: bool, field: str) -> Plan:
 def _walk(value: Any, plan: Plan) -> Any:
     """No deeper than the longest pointer."""
     if plan.conversion is not None and value is not None:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _Misfit(f"a unit to convert, and no number: {value!r:.60}")
+        if type(value) not in NUMBERS:
+            # Not the value itself: it may be too deep to be written, and of any size.
+            raise _Misfit(f"a unit to convert, and no number but a {type(value).__name__}")
         number = plan.conversion.apply(Decimal(repr(value)))
         if number.adjusted() >= _TOO_LARGE:
-            raise _Misfit(f"no number of the wished unit is as large as {value!r:.60}")
+            raise _Misfit(f"no number of the wished unit is as large as {value!r}")
         return number.normalize()
     if not plan.members or not isinstance(value, dict | list):
         return value if plan.keeps else _NOTHING
@@ -154,7 +155,7 @@ def _walk(value: Any, plan: Plan) -> Any:
         made = {}
         for name, member in _members(value, plan):
             if name in made:
-                raise _Misfit(f"two members would have the name {name!r:.60}")
+                raise _Misfit(f"two members would have the name {name[:60]!r}")
             made[name] = member
     return made if made or plan.keeps else _NOTHING
 
