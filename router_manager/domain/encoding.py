@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Final
 from weakref import WeakValueDictionary
 
 import orjson
@@ -62,7 +63,8 @@ class Form:
         return cls(envelope=target.envelope, shape=target.shape)
 
 
-_PLAIN = Form()
+PLAIN: Final = Form()
+"""Payloads as they came; needs no writer."""
 
 
 class Writer:
@@ -72,7 +74,11 @@ class Writer:
 
     def __init__(self, form: Form, source: ResolvedSource) -> None:
         self._envelope = _envelope(source) if form.envelope else None
-        self._line = LineWriter(form.line, source) if form.line else None
+        self._line = None
+        if form.line is not None:
+            # Its unit is no longer that of all fields, and which are which a tag cannot say.
+            converted = form.shape is not None and form.shape.convert is not None
+            self._line = LineWriter(form.line, source.model_copy(update={"unit": ""}) if converted else source)
         self._plan = None if form.shape is None else _plan(form.shape, source)
 
     def write(self, record: Record) -> bytes | Unencodable:
@@ -96,18 +102,13 @@ Writers = Mapping[str, Writer]
 _WRITERS: WeakValueDictionary[tuple[Form, ResolvedSource], Writer] = WeakValueDictionary()
 
 
-def writers(form: Form, sources: Mapping[str, ResolvedSource]) -> Writers | None:
+def writers(form: Form, sources: Mapping[str, ResolvedSource]) -> Writers:
     """Those of a target, the same ones for the same form and source as long as anybody has them.
 
     Args:
         form: of the target.
         sources: by topic.
-
-    Returns:
-        None where payloads go as they are.
     """
-    if form == _PLAIN:
-        return None
     found = {}
     for topic, source in sources.items():
         writer = _WRITERS.get((form, source))

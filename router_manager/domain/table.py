@@ -17,7 +17,7 @@ from crds.models.base import Model
 from crds.models.dataroute import DataRoute, ResolvedSource
 from crds.models.delivery import Endpoint, PayloadFilter
 from crds.models.trust import TrustDomainText
-from router_manager.domain.encoding import Form, Writers, writers
+from router_manager.domain.encoding import PLAIN, Form, Writers, writers
 from router_manager.domain.filters import Filter
 from router_manager.domain.peers import Peer, peer_of
 
@@ -117,9 +117,7 @@ def ways(table: Table) -> dict[LaneKey, Way]:
     """The lanes that a table asks for."""
     fed = [(route, _feeds(route, table.since.get(route.uid, {}))) for route in table.routes]
     written = {
-        LaneKey(route.uid, target.name): writers(Form.of(target), {topic: feed.source for topic, feed in feeds.items()})
-        for route, feeds in fed
-        for target in route.targets
+        LaneKey(route.uid, target.name): _writers(target, feeds) for route, feeds in fed for target in route.targets
     }
     users = Counter(writer for some in written.values() for writer in (some or {}).values())
     found = {}
@@ -138,6 +136,11 @@ def ways(table: Table) -> dict[LaneKey, Way]:
                 shared=own is not None and any(users[writer] > 1 for writer in own.values()),
             )
     return found
+
+
+def _writers(target: Endpoint, feeds: Mapping[str, Feed]) -> Writers | None:
+    form = Form.of(target)
+    return None if form == PLAIN else writers(form, {topic: feed.source for topic, feed in feeds.items()})
 
 
 def _feeds(route: Route, since: Mapping[str, int]) -> dict[str, Feed]:

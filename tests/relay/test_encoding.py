@@ -151,7 +151,7 @@ def test_shaped_fields_become_lines() -> None:
     target = endpoint("http://a", encoding="InfluxLine", shape=Shape.model_validate_json(orjson.dumps(shape)))
     payload = b'{"temperature":21.5,"other":1,"at":{"lat":2,"lon":3}}'
     encoded = encode([record(7, payload)], encoding="InfluxLine", writers=writers(Form.of(target), SOURCES))
-    assert encoded.body.endswith(b"unit=\xc2\xb0C temp\\ f=70.7,at_lat=2 7\n")
+    assert encoded.body.endswith(b"sensor=t\\,1 temp\\ f=70.7,at_lat=2 7\n")
 
 
 def test_what_does_not_fit_a_shape_is_handed_back_and_the_rest_is_sent() -> None:
