@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from difflib import get_close_matches
 from enum import IntEnum, StrEnum
 from fractions import Fraction
+from math import lcm
 from typing import Literal
 
 from crds.errors import InvalidField
@@ -80,6 +81,9 @@ Rounding = Literal["up", "down"]
 _PI = Fraction("3.1415926535897932384626433832795028841971693993751058209749445923078164062862089986280348253421170679")
 _G = Fraction("9.80665")  # standard gravity
 _PREFIXES = {"n": -9, "u": -6, "μ": -6, "m": -3, "c": -2, "": 0, "h": 2, "k": 3, "M": 6, "G": 9}
+_EXACT = Context(prec=400)
+"""A double has at most 309 digits before the point, and a conversion some hundred: the sum loses nothing that shows."""
+_ROUNDED = Context(prec=28)
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,2})?", re.ASCII)
 _MAX_NUMBER = 64
 
@@ -218,6 +222,52 @@ def to_integer(value: str, unit: Unit, *, scale: Scale, rounding: Rounding, fiel
     return whole
 
 
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """From one unit to another: (value * factor + shift) / divisor, all of them integers."""
+
+    factor: Decimal
+    shift: Decimal
+    divisor: Decimal
+
+    @classmethod
+    def between(cls, source: Unit, target: Unit) -> Conversion:
+        """Between units of one dimension."""
+        factor, shift = source.scale / target.scale, (source.offset - target.offset) / target.scale
+        divisor = lcm(factor.denominator, shift.denominator)
+        return cls(Decimal(int(factor * divisor)), Decimal(int(shift * divisor)), Decimal(divisor))
+
+    def apply(self, value: Decimal) -> Decimal:
+        """A finite number converted: rounded once, to 28 significant digits."""
+        return _ROUNDED.divide(_EXACT.fma(value, self.factor, self.shift), self.divisor)
+
+
+def conversion_to(target: str, *, of: Iterable[str], field: str) -> Conversion:
+    """From the one of several units that can be converted.
+
+    Args:
+        target: symbol of the wished unit.
+        of: symbols of what there is; those that nobody knows are passed over.
+        field: where the wish stands, for the error.
+
+    Raises:
+        InvalidField: the wished unit is unknown, or none of them can be converted, or several in different ways.
+    """
+    wished, there = _meanings(target, field=field), list(of)
+    found = {
+        Conversion.between(one, other)
+        for symbol in there
+        for one in _known(symbol)
+        for other in wished
+        if one.dimension is other.dimension
+    }
+    if len(found) == 1:
+        return found.pop()
+    units = ", ".join(repr(symbol) for symbol in there) or "nothing"
+    expected = f"a unit that exactly one of {units} can be converted to" + ("; say which by `from`" if found else "")
+    raise InvalidField(field=field, value=target, expected=expected)
+
+
 def convert(value: Decimal, source: Unit, target: Unit, *, field: str = "value") -> Decimal:
     """A reading in another unit of the same dimension, offsets included; to 28 significant digits.
 
@@ -229,8 +279,19 @@ def convert(value: Decimal, source: Unit, target: Unit, *, field: str = "value")
     if source.dimension is not target.dimension:
         expected = f"a {_word(target.dimension)}, not a {_word(source.dimension)}"
         raise InvalidField(field=field, value=f"{value} {source.symbol}", expected=expected)
-    exact = (Fraction(value) * source.scale + source.offset - target.offset) / target.scale
-    return Decimal(exact.numerator) / Decimal(exact.denominator)
+    return Conversion.between(source, target).apply(value)
+
+
+def _meanings(symbol: str, *, field: str) -> set[Unit]:
+    """`g` alone does not say whether it is a mass or an acceleration; together with another unit it does."""
+    return {parse_unit(symbol, field=field, sensor_type=sensor_type) for sensor_type in ("", "acceleration")}
+
+
+def _known(symbol: str) -> set[Unit]:
+    try:
+        return _meanings(symbol, field="unit")
+    except InvalidField:
+        return set()
 
 
 def _suggestions(key: str, dimension: Dimension | None) -> str:

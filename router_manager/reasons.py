@@ -16,6 +16,8 @@ class Reason(StrEnum):
     RESOLVED = "SourcesResolved"
     NO_SOURCE = "NoSource"
     FLAVOR_MISSING = "FlavorMissing"
+    NOT_SHAPEABLE = "NotShapeable"
+    INVALID_EXPRESSION = "InvalidExpression"
     READY = "Ready"
     SUSPENDED = "Suspended"
     NOT_ACCEPTED = "NotAccepted"

@@ -13,6 +13,8 @@ from pydantic import Field
 
 from crds.models.base import Label, Model, Name, validate
 from crds.models.delivery import Endpoints, PayloadFilter
+from crds.predicate import compile_predicate
+from crds.units import parse_unit
 
 SCHEMA_ID = "https://edge.fluidos.eu/schemas/sensor-configuration.json"
 MAX_CONFIGURATION_BYTES = 64 * 1024
@@ -45,7 +47,14 @@ def parse_configuration(data: object, *, field: str = "configuration.data") -> S
     Raises:
         InvalidField: names the first field that is wrong, its value and what was expected.
     """
-    return validate(SensorConfiguration, data, field=field)
+    configuration = validate(SensorConfiguration, data, field=field)
+    if configuration.filter and configuration.filter.expression:
+        compile_predicate(configuration.filter.expression, field=f"{field}.filter.expression")
+    for index, endpoint in enumerate(configuration.endpoints):
+        for change in (endpoint.shape and endpoint.shape.convert) or ():
+            for symbol in filter(None, (change.source, change.to)):
+                parse_unit(symbol, field=f"{field}.endpoints[{index}].shape.convert")
+    return configuration
 
 
 def json_schema() -> dict[str, Any]:

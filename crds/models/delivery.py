@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from crds.models.base import Distinct, Label, Model, Rule
+from crds.models.shaping import JsonPointer, LineProtocol, Shape
 from crds.models.trust import SpiffeIdText
 
 Url = Annotated[str, Field(max_length=2048, pattern=r"^https?://[A-Za-z0-9._~:%\[\]-]+([/?][!-\"$-~]*)?$")]
@@ -18,9 +19,6 @@ Patterns say no white space by its class: that is Unicode's to pydantic and ASCI
 
 DecimalNumber = Annotated[str, Field(max_length=32, pattern=r"^-?[0-9]{1,15}(\.[0-9]{1,9})?$")]
 """A number as text: the API has no floats."""
-
-JsonPointer = Annotated[str, Field(max_length=256, pattern=r"^(/[^/]*)+$")]
-"""RFC 6901, of at least one member."""
 
 Encoding = Literal["JSONArray", "NDJSON", "InfluxLine"]
 
@@ -33,6 +31,7 @@ CaBundle = Annotated[
 
 _ONE_PROOF = "must not set both spiffeID and caBundle"
 _PROOF_OVER_TLS = "must have an https url where spiffeID or caBundle is set"
+_LINE_IS_INFLUX = "must have the encoding InfluxLine where line is set"
 
 
 class Endpoint(Model):
@@ -44,6 +43,7 @@ class Endpoint(Model):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule("!(has(self.spiffeID) && has(self.caBundle))", _ONE_PROOF),
         Rule("!(has(self.spiffeID) || has(self.caBundle)) || self.url.startsWith('https://')", _PROOF_OVER_TLS),
+        Rule("!has(self.line) || self.encoding == 'InfluxLine'", _LINE_IS_INFLUX),
     )
 
     name: Label
@@ -51,17 +51,23 @@ class Endpoint(Model):
     encoding: Encoding = "JSONArray"
     envelope: bool = False
     """Wrap each reading with flavor, device, topic and time of arrival (JSON encodings only)."""
+    shape: Shape | None = None
+    """What is sent of each reading; when absent, the payload byte for byte."""
+    line: LineProtocol | None = None
+    """How lines are made (InfluxLine only)."""
     spiffe_id: Annotated[SpiffeIdText | None, Field(alias="spiffeID")] = None
     """Exactly who it has to be; when absent, any endpoint (`/endpoint/...`) of the buyer's trust domain."""
     ca_bundle: CaBundle | None = None
     """Roots of an endpoint that has no SPIFFE ID: its certificate has to be for the host of the URL."""
 
     @model_validator(mode="after")
-    def _proof(self) -> Self:
+    def _consistent(self) -> Self:
         if self.spiffe_id is not None and self.ca_bundle is not None:
             raise ValueError(_ONE_PROOF)
         if not self.url.startswith("https://") and (self.spiffe_id is not None or self.ca_bundle is not None):
             raise ValueError(_PROOF_OVER_TLS)
+        if self.line is not None and self.encoding != "InfluxLine":
+            raise ValueError(_LINE_IS_INFLUX)
         return self
 
 
@@ -99,8 +105,10 @@ class Deadband(Model):
 
 
 class PayloadFilter(Model):
-    """All that is set must pass, in this order: threshold, deadband, everyNth, maxPerSecond."""
+    """All that is set must pass, in this order: expression, threshold, deadband, everyNth, maxPerSecond."""
 
+    expression: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    """CEL over `payload`, such as `payload.humidity > 60 && payload.state == "on"`."""
     threshold: Threshold | None = None
     deadband: Deadband | None = None
     every_nth: Annotated[int, Field(ge=1, le=1_000_000)] | None = None

@@ -14,6 +14,7 @@ from crds.models.trust import Integrity, SpiffeIdText, Tier
 Limit = Annotated[int, Field(ge=0, le=2**53 - 1)]
 MAX_BINDINGS = 256
 COUNTS = f"1 to {MAX_BINDINGS} or 'All'"
+_SIGNED_AS_IT_IS = "must not shape readings for an endpoint where integrity is Signed"
 
 
 class Bound(Model):
@@ -114,6 +115,7 @@ class SensorClaimSpec(Model):
             "has(self.sensor) || has(self.limits) || has(self.selector)",
             "must set sensor, limits or selector",
         ),
+        Rule("self.integrity != 'Signed' || self.endpoints.all(endpoint, !has(endpoint.shape))", _SIGNED_AS_IT_IS),
     )
 
     sensor: SensorNeed | None = None
@@ -132,13 +134,15 @@ class SensorClaimSpec(Model):
     filter: PayloadFilter | None = None
 
     @model_validator(mode="after")
-    def _asks_for_something(self) -> Self:
+    def _consistent(self) -> Self:
         if self.sensor is None and self.limits is None and self.selector is None:
             msg = "must set sensor, limits or selector"
             raise ValueError(msg)
         if self.limits and self.limits.accuracy_microunits and not (self.sensor and self.sensor.type):
             msg = "must set sensor.type where limits.accuracyMicrounits is set"
             raise ValueError(msg)
+        if self.integrity == "Signed" and any(endpoint.shape for endpoint in self.endpoints):
+            raise ValueError(_SIGNED_AS_IT_IS)
         return self
 
 

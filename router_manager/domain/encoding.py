@@ -1,30 +1,35 @@
 """Request bodies: JSON array, NDJSON and InfluxDB line protocol.
 
-JSON payloads go through byte for byte. What an encoding cannot carry is handed back with the reason, never guessed.
+JSON payloads that nobody wants shaped go through byte for byte. Everything else is written by a `Writer`, one for each
+form and source: targets that want the same form of the same source share the writer, and what it wrote of a record.
+What an encoding cannot carry is handed back with the reason, never guessed.
 """
 
 from __future__ import annotations
 
-import math
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, assert_never
+from functools import lru_cache
+from typing import Final
+from weakref import WeakValueDictionary
 
 import orjson
 
+from crds.errors import InvalidField
 from crds.models.dataroute import ResolvedSource
-from crds.models.delivery import Encoding
+from crds.models.delivery import Encoding, Endpoint
+from crds.models.shaping import LineProtocol, Shape
+from router_manager.domain.lines import LineWriter
 from router_manager.domain.payload import NOT_JSON, Record
+from router_manager.domain.shaping import Plan, Unencodable, compile_shape, json_bytes, shaped, units_of
 
 CONTENT_TYPES: Mapping[Encoding, str] = {
     "JSONArray": "application/json",
     "NDJSON": "application/x-ndjson",
     "InfluxLine": "text/plain; charset=utf-8",
 }
-
-_INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,64 +47,148 @@ class Encoded:
     unencodable: tuple[tuple[Record, str], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a target wants of each record; the two JSON encodings differ in what stands between records only."""
+
+    line: LineProtocol | None = None
+    envelope: bool = False
+    shape: Shape | None = None
+
+    @classmethod
+    def of(cls, target: Endpoint) -> Form:
+        """The form of a target."""
+        if target.encoding == "InfluxLine":
+            return cls(line=target.line or LineProtocol(), shape=target.shape)
+        return cls(envelope=target.envelope, shape=target.shape)
+
+
+PLAIN: Final = Form()
+"""Payloads as they came; needs no writer."""
+
+
+class Writer:
+    """Writes the records of one source in one form."""
+
+    __slots__ = ("__weakref__", "_envelope", "_line", "_plan")
+
+    def __init__(self, form: Form, source: ResolvedSource) -> None:
+        self._envelope = _envelope(source) if form.envelope else None
+        self._line = None
+        if form.line is not None:
+            # Its unit is no longer that of all fields, and which are which a tag cannot say.
+            converted = form.shape is not None and form.shape.convert is not None
+            self._line = LineWriter(form.line, source.model_copy(update={"unit": ""}) if converted else source)
+        self._plan = None if form.shape is None else _plan(form.shape, source)
+
+    def write(self, record: Record) -> bytes | Unencodable:
+        """A JSON value, or a line with its end."""
+        value = record.value
+        if self._plan is not None:
+            value = self._plan if isinstance(self._plan, Unencodable) else shaped(value, self._plan)
+            if isinstance(value, Unencodable):
+                return value
+        if self._line is not None:
+            return self._line.write(record, value)
+        reading = _payload(record) if self._plan is None else json_bytes(value)
+        if self._envelope is None or isinstance(reading, Unencodable):
+            return reading
+        return b'%b%b","reading":%b}' % (self._envelope, rfc3339(record.ingested_ns).encode(), reading)
+
+
+Writers = Mapping[str, Writer]
+"""By topic."""
+
+_WRITERS: WeakValueDictionary[tuple[Form, ResolvedSource], Writer] = WeakValueDictionary()
+
+
+def writers(form: Form, sources: Mapping[str, ResolvedSource]) -> Writers:
+    """Those of a target, the same ones for the same form and source as long as anybody has them.
+
+    Args:
+        form: of the target.
+        sources: by topic.
+    """
+    found = {}
+    for topic, source in sources.items():
+        writer = _WRITERS.get((form, source))
+        if writer is None:
+            writer = _WRITERS[form, source] = Writer(form, source)
+        found[topic] = writer
+    return found
+
+
 def encode(
-    records: Sequence[Record], *, encoding: Encoding, envelope: bool, sources: Mapping[str, ResolvedSource]
+    records: Sequence[Record], *, encoding: Encoding, writers: Writers | None = None, shared: bool = False
 ) -> Encoded:
     """Write records in the target's encoding.
 
     Args:
         records: in the order of delivery.
         encoding: of the target.
-        envelope: wrap each reading with where it comes from (JSON encodings only).
-        sources: by topic.
+        writers: of the target; None sends payloads as they are.
+        shared: other targets have some of these writers, so records keep what was written.
     """
-    match encoding:
-        case "JSONArray":
-            parts, wrapped = _json(records, envelope=envelope, sources=sources)
-            return Encoded(body=b"[" + b",".join(parts) + b"]", wrapped=wrapped)
-        case "NDJSON":
-            parts, wrapped = _json(records, envelope=envelope, sources=sources)
-            # A line break in valid JSON is white space between tokens: inside strings it is escaped.
-            lines = [
-                part.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in part or b"\r" in part else part
-                for part in parts
-            ]
-            return Encoded(body=b"\n".join(lines) + b"\n", wrapped=wrapped)
-        case "InfluxLine":
-            return _influx(records, sources)
-        case _:
-            assert_never(encoding)
+    unencodable: list[tuple[Record, str]] = []
+    if writers is None:
+        parts = [record.payload if record.value is not NOT_JSON else _payload(record) for record in records]
+    else:
+        parts = []
+        for record in records:
+            writer = writers[record.topic]
+            part = _shared(record, writer) if shared else writer.write(record)
+            if isinstance(part, bytes):
+                parts.append(part)
+            else:
+                unencodable.append((record, part.reason))
+    if encoding == "InfluxLine":
+        return Encoded(body=b"".join(parts), wrapped=0, unencodable=tuple(unencodable))
+    strangers = [record for record in records if record.value is NOT_JSON]
+    wrapped = len(strangers) - len([record for record, _ in unencodable if record.value is NOT_JSON])
+    if encoding == "JSONArray":
+        body = b"[" + b",".join(parts) + b"]"
+    else:
+        # A line break in valid JSON is white space between tokens: inside strings it is escaped.
+        lines = [
+            part.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in part or b"\r" in part else part for part in parts
+        ]
+        body = b"\n".join(lines) + b"\n"
+    return Encoded(body=body, wrapped=wrapped, unencodable=tuple(unencodable))
 
 
 def rfc3339(ns: int) -> str:
     """UTC with nanoseconds: 2026-11-21T10:00:00.000000001Z."""
     seconds, rest = divmod(ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest:09d}Z"
+    return f"{_second(seconds)}.{rest:09d}Z"
 
 
-def _json(
-    records: Sequence[Record], *, envelope: bool, sources: Mapping[str, ResolvedSource]
-) -> tuple[list[bytes], int]:
-    strangers = [record for record in records if record.value is NOT_JSON]
-    parts = [_wrap(record) if record.value is NOT_JSON else record.payload for record in records]
-    if envelope:
-        parts = [_envelope(record, part, sources[record.topic]) for record, part in zip(records, parts, strict=True)]
-    return parts, len(strangers)
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}"
 
 
-def _envelope(record: Record, reading: bytes, source: ResolvedSource) -> bytes:
-    return orjson.dumps(
-        {
-            "flavor": source.flavor,
-            "device": source.device,
-            "topic": record.topic,
-            "ingestedAt": rfc3339(record.ingested_ns),
-            "reading": orjson.Fragment(reading),
-        }
-    )
+def _plan(shape: Shape, source: ResolvedSource) -> Plan | Unencodable:
+    try:
+        return compile_shape(shape, units=units_of(source.unit))
+    except InvalidField as error:
+        # The manager takes no such source into a route: it is of another version than this relay.
+        return Unencodable(str(error))
 
 
-def _wrap(record: Record) -> bytes:
+def _shared(record: Record, writer: Writer) -> bytes | Unencodable:
+    written = record.written
+    if written is None:
+        written = record.written = {}
+    part = written.get(writer)
+    if part is None:
+        part = written[writer] = writer.write(record)
+    return part
+
+
+def _payload(record: Record) -> bytes:
+    """As it came; what is not JSON in an object of ours."""
+    if record.value is not NOT_JSON:
+        return record.payload
     return orjson.dumps(
         {
             "topic": record.topic,
@@ -109,99 +198,7 @@ def _wrap(record: Record) -> bytes:
     )
 
 
-def _influx(records: Sequence[Record], sources: Mapping[str, ResolvedSource]) -> Encoded:
-    lines: list[str] = []
-    unencodable: list[tuple[Record, str]] = []
-    heads: dict[str, str] = {}
-    for record in records:
-        head = heads.get(record.topic)
-        if head is None:
-            head = heads[record.topic] = _head(sources[record.topic])
-        fields = ",".join(f"{_escaped(key, _KEY)}={text}" for key, text in _fields(record.value))
-        if fields:
-            lines.append(f"{head} {fields} {_timestamp_ns(record)}\n")
-        else:
-            reason = "not JSON" if record.value is NOT_JSON else "no number, text or truth value to make a field of"
-            unencodable.append((record, f"InfluxLine: {reason}"))
-    return Encoded(body="".join(lines).encode(), wrapped=0, unencodable=tuple(unencodable))
-
-
-_MEASUREMENT = str.maketrans({",": "\\,", " ": "\\ ", "\n": "\\n", "\r": "\\r"})
-_KEY = str.maketrans({",": "\\,", "=": "\\=", " ": "\\ ", "\n": "\\n", "\r": "\\r"})
-_STRING = str.maketrans({'"': '\\"', "\\": "\\\\"})
-
-
-def _escaped(text: str, table: Mapping[int, str]) -> str:
-    # A backslash at the end would escape the separator that follows; the protocol has no way to write one.
-    return text.rstrip("\\").translate(table) or "_"
-
-
-def _head(source: ResolvedSource) -> str:
-    """Measurement and tags; tags sorted by key, as InfluxDB asks for speed, and absent when empty."""
-    tags = {"device": source.device, "provider": source.provider, "sensor": source.sensor, "unit": source.unit}
-    written = "".join(f",{key}={_escaped(text, _KEY)}" for key, text in tags.items() if text)
-    # A line that starts with # is a comment.
-    return _escaped((source.model or source.sensor).lstrip("#"), _MEASUREMENT) + written
-
-
-def _fields(value: Any) -> Iterable[tuple[str, str]]:
-    """Numbers, truth values and texts of the object and of its direct members, which become `member_field`."""
-    if not isinstance(value, dict):
-        text = _field(value)
-        return [("value", text)] if text is not None else []
-    found: dict[str, str] = {}
-    for key, member in value.items():
-        inner = {f"{key}_{name}": each for name, each in member.items()} if isinstance(member, dict) else {key: member}
-        for name, each in inner.items():
-            text = _field(each)
-            if text is not None:
-                found.setdefault(name, text)
-    return found.items()
-
-
-def _field(value: Any) -> str | None:
-    match value:
-        case bool():
-            return "true" if value else "false"
-        case int():
-            # InfluxDB types a field by its first point: with integers as integers, 20 after 20.5 would be refused.
-            return str(value) if value in _INT64 else repr(float(value))
-        case float():
-            return repr(value) if math.isfinite(value) else None
-        case str():
-            return f'"{value.translate(_STRING)}"'
-        case _:
-            return None
-
-
-def _timestamp_ns(record: Record) -> int:
-    """The reading's own `sentAt` (RFC 3339 or epoch in s, ms, us or ns, told by its size), else the time of arrival."""
-    sent = record.value.get("sentAt") if isinstance(record.value, dict) else None
-    match sent:
-        case bool():
-            pass
-        case int() | float() if sent > 0:
-            return _epoch_ns(sent)
-        case str():
-            try:
-                moment = datetime.fromisoformat(sent)
-            except ValueError:
-                return record.ingested_ns
-            if moment.tzinfo is not None:
-                return _exact_ns(moment)
-        case _:
-            pass
-    return record.ingested_ns
-
-
-def _epoch_ns(number: float) -> int:
-    """Seconds have ten digits until 2286, and every unit is a thousand of the next."""
-    for limit, factor in ((1e11, 1_000_000_000), (1e14, 1_000_000), (1e17, 1_000)):
-        if number < limit:
-            return int(number * factor)
-    return int(number) if number < 2**63 else 2**63 - 1
-
-
-def _exact_ns(moment: datetime) -> int:
-    delta = moment - datetime.fromtimestamp(0, UTC)
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000_000 + delta.microseconds * 1_000
+def _envelope(source: ResolvedSource) -> bytes:
+    """What stands before the time of arrival."""
+    head = orjson.dumps({"flavor": source.flavor, "device": source.device, "topic": source.topic})
+    return head.removesuffix(b"}") + b',"ingestedAt":"'

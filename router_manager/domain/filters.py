@@ -6,13 +6,15 @@ are values: after a restart they begin anew, which can only let one reading more
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
+from crds.errors import InvalidField
 from crds.models.delivery import PayloadFilter
-from router_manager.domain.payload import Pointer, Record, number_at, parse_pointer
+from crds.predicate import MAX_JUDGED_BYTES, Predicate, compile_predicate
+from router_manager.domain.payload import NOT_JSON, Pointer, Record, number_at, parse_pointer
 
 _TOKEN = 1_000_000_000
 """Token buckets count in billionths, so that nanoseconds times a whole rate need no division."""
@@ -22,6 +24,7 @@ class Drop(StrEnum):
     """Why a record does not pass."""
 
     UNREADABLE = "unreadable"
+    EXPRESSION = "expression"
     THRESHOLD = "threshold"
     DEADBAND = "deadband"
     EVERY_NTH = "everyNth"
@@ -41,8 +44,11 @@ class FilterState(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """All that is set must pass, in this order: threshold, deadband, everyNth, maxPerSecond."""
+    """All that is set must pass, in this order: expression, threshold, deadband, everyNth, maxPerSecond."""
 
+    expression: str | None = None
+    predicate: Predicate | None = field(default=None, compare=False)
+    """Of the expression; without one that can be compiled nothing passes."""
     threshold: Pointer | None = None
     above: Decimal | None = None
     below: Decimal | None = None
@@ -56,6 +62,8 @@ class Filter:
         """From the route's spec, whose syntax the API server has checked."""
         threshold, deadband = spec.threshold, spec.deadband
         return cls(
+            expression=spec.expression,
+            predicate=_predicate(spec.expression),
             threshold=parse_pointer(threshold.field) if threshold else None,
             above=Decimal(threshold.above) if threshold and threshold.above else None,
             below=Decimal(threshold.below) if threshold and threshold.below else None,
@@ -72,6 +80,8 @@ class Filter:
             The state for the next record of the topic, and why this one is dropped (None: it passes).
         """
         passed = state.passed
+        if self.expression is not None and (drop := self._denied(record)):
+            return state, drop
         if self.threshold is not None and (drop := self._inside(record, self.threshold)):
             return state, drop
         if self.deadband is not None:
@@ -92,6 +102,14 @@ class Filter:
             state = state._replace(tokens=tokens - _TOKEN, refilled_ns=record.ingested_ns)
         return state._replace(passed=passed), None
 
+    def _denied(self, record: Record) -> Drop | None:
+        if self.predicate is None or len(record.payload) > MAX_JUDGED_BYTES or record.value is NOT_JSON:
+            return Drop.UNREADABLE
+        holds = self.predicate.holds(record.value)
+        if holds is None:
+            return Drop.UNREADABLE
+        return None if holds else Drop.EXPRESSION
+
     def _inside(self, record: Record, pointer: Pointer) -> Drop | None:
         value = _decimal(record, pointer)
         if value is None:
@@ -109,6 +127,16 @@ class Filter:
         # A clock that was set back refills nothing; it must not take tokens away either.
         elapsed_ns = max(0, record.ingested_ns - state.refilled_ns)
         return min(full, state.tokens + elapsed_ns * rate)
+
+
+def _predicate(expression: str | None) -> Predicate | None:
+    if expression is None:
+        return None
+    try:
+        return compile_predicate(expression)
+    except InvalidField:
+        # The manager accepts no such route: it is of another version than this relay. Other routes must not suffer.
+        return None
 
 
 def _decimal(record: Record, pointer: Pointer) -> Decimal | None:

@@ -32,15 +32,17 @@ class Record:
         ingested_ns: when the relay read it, nanoseconds since the epoch.
         topic: MQTT topic, exact.
         payload: as published.
+        written: what was made of it for several targets, by who wrote it.
     """
 
-    __slots__ = ("_value", "id", "ingested_ns", "payload", "topic")
+    __slots__ = ("_value", "id", "ingested_ns", "payload", "topic", "written")
 
     def __init__(self, id: int, ingested_ns: int, topic: str, payload: bytes) -> None:  # noqa: A002 - the field's name
         self.id = id
         self.ingested_ns = ingested_ns
         self.topic = topic
         self.payload = payload
+        self.written: dict[Any, Any] | None = None
         self._value: Any = _Unread.UNREAD
 
     @property
@@ -58,6 +60,9 @@ class Record:
     def __repr__(self) -> str:
         return f"Record(id={self.id}, topic={self.topic!r}, payload={self.payload[:60]!r})"
 
+
+NUMBERS = (int, float)
+"""Types of the JSON parser, exactly: a bool is an int to isinstance."""
 
 Pointer = tuple[str, ...]
 """The unescaped reference tokens of a JSON pointer."""
@@ -78,8 +83,8 @@ def parse_pointer(text: str) -> Pointer:
     return tuple(token.replace("~1", "/").replace("~0", "~") for token in text[1:].split("/"))
 
 
-def number_at(value: Any, pointer: Pointer) -> int | float | None:
-    """The number that the pointer leads to, or None where there is no number (true and false are none)."""
+def value_at(value: Any, pointer: Pointer) -> Any:
+    """What the pointer leads to; None where that is null or nothing."""
     for token in pointer:
         if isinstance(value, dict):
             value = value.get(token)
@@ -87,4 +92,10 @@ def number_at(value: Any, pointer: Pointer) -> int | float | None:
             value = value[int(token)]
         else:
             return None
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value
+
+
+def number_at(value: Any, pointer: Pointer) -> int | float | None:
+    """The number that the pointer leads to, or None where there is no number (true and false are none)."""
+    value = value_at(value, pointer)
+    return value if type(value) in NUMBERS else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -18,14 +18,17 @@ from crds.models.dataroute import DataRoute, DataRouteSpec, ResolvedSource, Rout
 from crds.models.delivery import Endpoint
 from crds.models.fluidos import Contract, Flavor
 from crds.models.leafdevice import LeafDevice
+from crds.predicate import compile_predicate
 from crds.selector import Matched, attributes, compile_selector, device
 from crds.typedata import FlavorView, sensor_from_flavor
+from router_manager.domain.shaping import compile_shape, units_of
 from router_manager.reasons import Reason
 from spire.domain.spiffe_id import SpiffeId
 
 CONTRACT_LABEL = "edge.fluidos.eu/contract"
 BUYER_LABEL = "edge.fluidos.eu/buyer"
 MAX_SOURCES = 1024
+_MAX_UNIT = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,13 @@ def _resolve(
         return (), (refused, _not_ready(Reason.NOT_ACCEPTED, refused.message))
     accepted = Verdict(type="Accepted", status="True", reason=Reason.ACCEPTED, message=_open_targets(route))
     chosen, missing = _choose(route.spec.source, flavors)
-    sources = tuple(_source(one) for one in sorted(chosen, key=lambda one: one.name)[:MAX_SOURCES])
-    if missing:
+    chosen.sort(key=lambda one: one.name)
+    misfits = {one.name: why for one in chosen if (why := _misfit(one, route.spec.targets))}
+    sources = tuple([_source(one) for one in chosen if one.name not in misfits][:MAX_SOURCES])
+    if misfits:
+        message = "; ".join(f"{name}: {why}" for name, why in list(misfits.items())[:10])
+        found = Verdict(type="SourcesResolved", status="False", reason=Reason.NOT_SHAPEABLE, message=message)
+    elif missing:
         found = Verdict(
             type="SourcesResolved",
             status="False",
@@ -193,6 +201,12 @@ def _refusal(route: DataRoute, *, policy: EgressPolicy, insecure: bool) -> Verdi
             compile_selector(selector, field="spec.source.selector")
         except InvalidField as error:
             return Verdict(type="Accepted", status="False", reason=Reason.INVALID_SELECTOR, message=str(error))
+    expression = route.spec.filter and route.spec.filter.expression
+    if expression:
+        try:
+            compile_predicate(expression, field="spec.filter.expression")
+        except InvalidField as error:
+            return Verdict(type="Accepted", status="False", reason=Reason.INVALID_EXPRESSION, message=str(error))
     for target in route.spec.targets:
         refused = _target_refusal(target, policy=policy, insecure=insecure)
         if refused is not None:
@@ -235,6 +249,21 @@ def _choose(source: RouteSource, flavors: Mapping[str, Offered]) -> tuple[list[O
     return [one for one in flavors.values() if isinstance(selector.match(_device(one)), Matched)], []
 
 
+def _misfit(one: Offered, targets: Sequence[Endpoint]) -> str | None:
+    """Why the readings of a source cannot be sent in the shape that a target wants."""
+    for target in targets:
+        if target.shape is None:
+            continue
+        field = f"spec.targets[{target.name}].shape"
+        if one.view.sensor.integrity == "Signed":
+            return f"{field}: its readings are signed, and what is changed cannot be verified"
+        try:
+            compile_shape(target.shape, units=units_of(_unit(one)), field=field)
+        except InvalidField as error:
+            return str(error)
+    return None
+
+
 def _device(one: Offered) -> Mapping[str, object]:
     view = one.view
     found = attributes(sensor=view.sensor, board=view.board, node=view.node, cluster=one.provider, trust=view.trust)
@@ -248,11 +277,17 @@ def _source(one: Offered) -> ResolvedSource:
         device=one.device,
         sensor=sensor.uid,
         model=sensor.model,
-        unit=",".join(measurement.unit for measurement in sensor.measurements)[:128],
+        unit=_unit(one),
         provider=one.provider,
         node=one.view.node,
         topic=sensor.access.topic,
     )
+
+
+def _unit(one: Offered) -> str:
+    """The units of all measurements; of very many the first ones, since half a symbol means something else."""
+    text = ",".join(measurement.unit for measurement in one.view.sensor.measurements)
+    return text if len(text) <= _MAX_UNIT else text[: _MAX_UNIT + 1].rpartition(",")[0]
 
 
 def _is_address(host: str) -> bool:

@@ -6,6 +6,7 @@ after a restart while the API server is away.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from crds.models.base import Model
 from crds.models.dataroute import DataRoute, ResolvedSource
 from crds.models.delivery import Endpoint, PayloadFilter
 from crds.models.trust import TrustDomainText
+from router_manager.domain.encoding import PLAIN, Form, Writers, writers
 from router_manager.domain.filters import Filter
 from router_manager.domain.peers import Peer, peer_of
 
@@ -79,8 +81,10 @@ class Way:
     target: Endpoint
     peer: Peer
     feeds: Mapping[str, Feed]
-    sources: Mapping[str, ResolvedSource]
     filter: Filter | None
+    writers: Writers | None
+    shared: bool
+    """Another lane of the table has some of the writers."""
 
 
 def route_of_node(obj: DataRoute, *, node: str) -> Route | None:
@@ -111,21 +115,32 @@ def succeed(old: Table, new: Table, *, head: int) -> Table:
 
 def ways(table: Table) -> dict[LaneKey, Way]:
     """The lanes that a table asks for."""
+    fed = [(route, _feeds(route, table.since.get(route.uid, {}))) for route in table.routes]
+    written = {
+        LaneKey(route.uid, target.name): _writers(target, feeds) for route, feeds in fed for target in route.targets
+    }
+    users = Counter(writer for some in written.values() for writer in (some or {}).values())
     found = {}
-    for route in table.routes:
-        feeds = _feeds(route, table.since.get(route.uid, {}))
-        sources = {topic: feed.source for topic, feed in feeds.items()}
+    for route, feeds in fed:
         compiled = None if route.filter is None else Filter.compile(route.filter)
         for target in route.targets:
-            found[LaneKey(route.uid, target.name)] = Way(
+            key = LaneKey(route.uid, target.name)
+            own = written[key]
+            found[key] = Way(
                 route=RouteName(route.namespace, route.name),
                 target=target,
                 peer=peer_of(target, trust_domain=route.trust_domain),
                 feeds=feeds,
-                sources=sources,
                 filter=compiled,
+                writers=own,
+                shared=own is not None and any(users[writer] > 1 for writer in own.values()),
             )
     return found
+
+
+def _writers(target: Endpoint, feeds: Mapping[str, Feed]) -> Writers | None:
+    form = Form.of(target)
+    return None if form == PLAIN else writers(form, {topic: feed.source for topic, feed in feeds.items()})
 
 
 def _feeds(route: Route, since: Mapping[str, int]) -> dict[str, Feed]:

@@ -21,7 +21,7 @@ _EDGES_MICROSECONDS = (500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000
 _LANE_COUNTERS = {
     "delivered": "records that the target acknowledged",
     "filtered": "records that the route's filter dropped",
-    "unreadable": "records that the filter dropped because it found no number where it looks",
+    "unreadable": "records that the filter dropped because it could not judge them",
     "wrapped": "records that are not JSON and were sent as base64",
     "retried": "requests that had to be sent again",
     "dead": "records in the dead letters",

@@ -153,7 +153,7 @@ class Pump:
         """Send what of the records can be written and is still wanted."""
         way, outlet, target = self.way, self._outlet, self.way.target
         wanted = [record for record in records if record.topic in way.feeds] if attempt else records
-        encoded = encode(wanted, encoding=target.encoding, envelope=target.envelope, sources=way.sources)
+        encoded = encode(wanted, encoding=target.encoding, writers=way.writers, shared=way.shared)
         if encoded.unencodable:
             if attempt == 0:
                 await self._bury(encoded.unencodable)

@@ -35,6 +35,11 @@ LIKELY: dict[str, Any] = {
     "threshold": [{"field": "/a", "above": "1"}, {"field": "/a/b", "below": "-0.5"}, {"field": "/", "above": "1e3"}],
     "source": [{"flavors": ["a", "b.c"]}, {"selector": "true"}, {"flavors": ["a"], "selector": "true"}],
     "selector": ["device.driver == 'x'"],
+    "encoding": ["InfluxLine"],
+    "shape": [{"keep": ["/a"]}, {"convert": [{"field": "", "from": "°C", "to": "K"}]}, {}],
+    "line": [{"tags": ["node", "device"]}, {}],
+    "timestamp": [{"source": "Arrival"}, {"source": "Payload", "field": "/t", "unit": "ms"}, {"source": "Payload"}],
+    "expression": ["payload.a > 1"],
 }
 
 
@@ -134,6 +139,42 @@ def test_a_target_has_an_absolute_url_without_credentials(cluster: Cluster, url:
     spec = ROUTE | {"targets": [{"name": "a", "url": url}]}
     assert_same(cluster, DataRoute, spec)
     assert isinstance(parsed(DataRoute, spec), DataRoute) is valid
+
+
+@pytest.mark.parametrize(
+    ("target", "valid"),
+    [
+        ({"shape": {"keep": ["/a", "/b/c"]}}, True),
+        ({"shape": {"convert": [{"field": "", "to": "°F"}]}}, True),
+        ({"shape": {"rename": [{"field": "/a", "to": "b"}]}}, True),
+        ({"shape": {}}, False),
+        ({"shape": {"keep": ["/a", "/a"]}}, False),
+        ({"shape": {"keep": [""]}}, False),
+        ({"shape": {"rename": [{"field": "", "to": "b"}]}}, False),
+        ({"shape": {"rename": [{"field": "/a", "to": ""}]}}, False),
+        ({"shape": {"rename": [{"field": "/a", "to": "b"}, {"field": "/a", "to": "c"}]}}, False),
+        ({"line": {}}, False),
+        ({"line": {}, "encoding": "InfluxLine"}, True),
+        ({"line": {"tags": []}, "encoding": "InfluxLine"}, True),
+        ({"line": {"tags": ["colour"]}, "encoding": "InfluxLine"}, False),
+        ({"line": {"timestamp": {"source": "Payload", "field": "/t", "unit": "ns"}}, "encoding": "InfluxLine"}, True),
+        ({"line": {"timestamp": {"source": "Payload", "field": "/t"}}, "encoding": "InfluxLine"}, False),
+        ({"line": {"timestamp": {"source": "Arrival", "unit": "s"}}, "encoding": "InfluxLine"}, False),
+    ],
+    ids=str,
+)
+def test_shapes_and_lines_are_judged_alike(cluster: Cluster, target: dict[str, object], *, valid: bool) -> None:
+    spec = ROUTE | {"targets": [{"name": "a", "url": "http://a", **target}]}
+    assert_same(cluster, DataRoute, spec)
+    assert isinstance(parsed(DataRoute, spec), DataRoute) is valid
+
+
+def test_signed_readings_are_not_claimed_in_another_shape(cluster: Cluster) -> None:
+    shaped = {"name": "a", "url": "http://a", "shape": {"keep": ["/a"]}}
+    for integrity, refused in (("None", False), ("Signed", True)):
+        spec = {"sensor": {"type": "Humidity"}, "integrity": integrity, "endpoints": [shaped]}
+        assert_same(cluster, SensorClaim, spec)
+        assert isinstance(parsed(SensorClaim, spec), str) is refused
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from crds.models.base import validate
 from crds.models.dataroute import ResolvedSource
 from crds.models.delivery import Encoding
-from router_manager.domain.encoding import CONTENT_TYPES, encode
+from crds.models.shaping import LineProtocol
+from router_manager.domain.encoding import CONTENT_TYPES, Form, encode, writers
 from router_manager.domain.payload import Record
 from scripts.sink.bodies import line_fields, readings
 from scripts.sink.record import Endpoint, Fault, Received
@@ -53,7 +54,8 @@ async def post(sink: Sink, body: object, *, name: str = "a", content_type: str =
 
 def of_relay(encoding: Encoding, *, envelope: bool = False) -> bytes:
     record = Record(1, 0, "t", orjson.dumps(READING))
-    return encode([record, record], encoding=encoding, envelope=envelope, sources={"t": SOURCE}).body
+    form = Form(line=LineProtocol() if encoding == "InfluxLine" else None, envelope=envelope)
+    return encode([record, record], encoding=encoding, writers=writers(form, {"t": SOURCE})).body
 
 
 @pytest.mark.parametrize("encoding", ["JSONArray", "NDJSON", "InfluxLine"])
@@ -77,7 +79,8 @@ def test_line_protocol_keeps_texts_numbers_and_truth_values(fields: dict[str, An
     record = Record(1, 0, "t", orjson.dumps({"x": 1.0, **payload})) if _is_utf8(payload) else None
     if record is None:
         return
-    body = encode([record], encoding="InfluxLine", envelope=False, sources={"t": SOURCE}).body
+    lines = writers(Form(line=LineProtocol()), {"t": SOURCE})
+    body = encode([record], encoding="InfluxLine", writers=lines).body
     assert line_fields(body.decode().removesuffix("\n")) == {"x": 1.0, **payload}
 
 

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from crds.egress import EgressPolicy
 from crds.models.delivery import Deadband, PayloadFilter, Threshold
+from crds.models.shaping import Rename, Shape
 from router_manager.domain.batching import BatchLimits
 from router_manager.domain.table import LaneKey, Table
 from router_manager.relay.engine import StateInUse
@@ -80,6 +81,26 @@ async def test_a_filter_keeps_the_rest_back(tmp_path: Path, broker: Broker) -> N
         assert [reading["v"] for reading in target.accepted] == [4, 6, 9, 11, 99]
         statistics = running.pumps[KEY].statistics
         assert (statistics.filtered, statistics.unreadable) == (6, 1)
+
+
+async def test_each_target_gets_its_shape_and_what_does_not_fit_goes_to_the_dead_letters(
+    tmp_path: Path, broker: Broker
+) -> None:
+    shape = Shape(keep=("/id", "/v"), rename=(Rename(field="/v", to="value"),))
+    async with (
+        serving(Target()) as plain,
+        serving(Target()) as shaped,
+        relay(tmp_path / "state", broker.port) as running,
+    ):
+        targets = endpoint(plain, "plain"), endpoint(shaped, "shaped", shape=shape)
+        await serve(running, route(*targets, passing=PayloadFilter(expression="!has(payload.v) || payload.v < 3")))
+        payloads = [b'{"id":1,"v":1,"w":0}', b'{"id":2,"v":5}', b'{"w":7}', b'{"id":4,"v":2}']
+        await publish_all(broker.port, [("a/b", payload) for payload in payloads])
+        await until(lambda: len(plain.accepted) == 3 and len(shaped.accepted) == 2)
+        assert plain.accepted == [{"id": 1, "v": 1, "w": 0}, {"w": 7}, {"id": 4, "v": 2}]
+        assert shaped.accepted == [{"id": 1, "value": 1}, {"id": 4, "value": 2}]
+        statistics = running.pumps[LaneKey("route-1", "shaped")].statistics
+        assert (statistics.filtered, statistics.unreadable, statistics.dead) == (1, 0, 1)
 
 
 def abort(request: web.Request) -> None:
@@ -240,7 +261,7 @@ async def test_a_target_that_is_down_delays_no_other_and_gets_all_later(tmp_path
 async def test_a_full_spool_makes_the_broker_wait_and_loses_nothing(tmp_path: Path, broker: Broker) -> None:
     async with (
         serving(Target(always=DOWN)) as target,
-        relay(tmp_path / "state", broker.port, spool_bytes=60_000, segment_bytes=10_000) as running,
+        relay(tmp_path / "state", broker.port, spool_bytes=30_000, segment_bytes=5_000) as running,
     ):
         await serve(running, route(endpoint(target)))
         for start in range(0, 3000, 100):

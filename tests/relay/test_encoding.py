@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from router_manager.domain.encoding import encode, rfc3339
-from tests.relay.support import record, source
+from crds.models.shaping import LineProtocol, Shape
+from router_manager.domain.encoding import Form, encode, rfc3339, writers
+from tests.relay.support import endpoint, record, source
 
 SOURCES = {
     "a/b": source(
@@ -20,8 +21,9 @@ SOURCES = {
 
 
 def body(*payloads: bytes, encoding: Any = "JSONArray", envelope: bool = False) -> bytes:
+    target = endpoint("http://a", encoding=encoding, envelope=envelope)
     records = [record(n + 1, payload) for n, payload in enumerate(payloads)]
-    return encode(records, encoding=encoding, envelope=envelope, sources=SOURCES).body
+    return encode(records, encoding=encoding, writers=writers(Form.of(target), SOURCES)).body
 
 
 def test_json_goes_through_byte_for_byte() -> None:
@@ -36,7 +38,7 @@ def test_ndjson_has_a_line_a_reading_however_it_was_printed() -> None:
 @pytest.mark.parametrize("payload", [b"", b"\xff\x00", b"1,2", b'{"v":NaN}', b"hello"])
 @pytest.mark.parametrize("encoding", ["JSONArray", "NDJSON"])
 def test_what_is_not_json_is_wrapped_and_counted(payload: bytes, encoding: Any) -> None:
-    encoded = encode([record(5, payload, at_ns=1_000_000_001)], encoding=encoding, envelope=False, sources=SOURCES)
+    encoded = encode([record(5, payload, at_ns=1_000_000_001)], encoding=encoding)
     value = orjson.loads(encoded.body)
     wrapped = value[0] if encoding == "JSONArray" else value
     assert wrapped["topic"] == "a/b"
@@ -100,10 +102,85 @@ def test_nested_members_are_flattened_one_level() -> None:
     assert line.split(" ")[-2] == "wind_speed=3"
 
 
+def line_of(payload: bytes, **line: Any) -> str:
+    target = endpoint("http://a", encoding="InfluxLine", line=LineProtocol.model_validate_json(orjson.dumps(line)))
+    encoded = encode([record(7, payload)], encoding="InfluxLine", writers=writers(Form.of(target), SOURCES))
+    return encoded.body.decode() or encoded.unencodable[0][1]
+
+
+def test_a_line_has_the_measurement_and_tags_that_were_asked_for() -> None:
+    assert line_of(b'{"v":1}', measurement="cli mate", tags=["sensor", "node"]) == (
+        "cli\\ mate,node=edge-1,sensor=t\\,1 v=1 7\n"
+    )
+    assert line_of(b'{"v":1}', tags=[]) == "BME\\ 280\\,x v=1 7\n"
+
+
+@pytest.mark.parametrize(
+    ("unit", "time", "expected"),
+    [
+        ("s", b"1795255200", "1795255200000000000"),
+        ("s", b"1795255200.000000001", "1795255200000000000"),  # a double has no nanoseconds of today
+        ("s", b"12.345678901", "12345678901"),
+        ("ms", b"1795255200123", "1795255200123000000"),
+        ("us", b"-5", "-5000"),
+        ("ns", b"1795255200123456789", "1795255200123456789"),
+        ("RFC3339", b'"2026-11-21T11:00:00.5+01:00"', "1795255200500000000"),
+    ],
+)
+def test_the_time_of_a_line_is_read_where_the_target_says(unit: str, time: bytes, expected: str) -> None:
+    timestamp = {"source": "Payload", "field": "/at/t", "unit": unit}
+    assert line_of(b'{"v":1,"at":{"t":%s}}' % time, timestamp=timestamp).split()[-1] == expected
+
+
+def test_a_line_can_have_the_time_of_arrival_whatever_the_payload_says() -> None:
+    assert line_of(b'{"v":1,"sentAt":5}', timestamp={"source": "Arrival"}).endswith(" 7\n")
+
+
+@pytest.mark.parametrize("time", [b"true", b"null", b'"12"', b"1e300", b"{}"])
+def test_a_time_that_is_none_is_not_guessed(time: bytes) -> None:
+    timestamp = {"source": "Payload", "field": "/t", "unit": "ms"}
+    assert line_of(b'{"v":1,"t":%s}' % time, timestamp=timestamp) == "InfluxLine: no time in ms at /t"
+
+
+def test_shaped_fields_become_lines() -> None:
+    shape = {
+        "keep": ["/temperature", "/at/lat"],
+        "convert": [{"field": "/temperature", "to": "°F"}],
+        "rename": [{"field": "/temperature", "to": "temp f"}],
+    }
+    target = endpoint("http://a", encoding="InfluxLine", shape=Shape.model_validate_json(orjson.dumps(shape)))
+    payload = b'{"temperature":21.5,"other":1,"at":{"lat":2,"lon":3}}'
+    encoded = encode([record(7, payload)], encoding="InfluxLine", writers=writers(Form.of(target), SOURCES))
+    assert encoded.body.endswith(b"sensor=t\\,1 temp\\ f=70.7,at_lat=2 7\n")
+
+
+def test_what_does_not_fit_a_shape_is_handed_back_and_the_rest_is_sent() -> None:
+    target = endpoint("http://a", shape=Shape(keep=("/v",)), envelope=True)
+    records = [record(1, b"hello"), record(2, b'{"v":1,"w":2}'), record(3, b"{}")]
+    encoded = encode(records, encoding="JSONArray", writers=writers(Form.of(target), SOURCES))
+    assert [one["reading"] for one in orjson.loads(encoded.body)] == [{"v": 1}]
+    assert [(one.id, why) for one, why in encoded.unencodable] == [
+        (1, "shape: not JSON"),
+        (3, "shape: none of the fields to keep is there"),
+    ]
+    assert encoded.wrapped == 0
+
+
+def test_a_record_is_written_once_for_all_targets_that_share_a_form() -> None:
+    made = writers(Form(envelope=True), SOURCES)
+    one = record(1)
+    first = encode([one], encoding="JSONArray", writers=made, shared=True)
+    assert one.written is not None
+    (part,) = one.written.values()
+    one.payload = b"changed"
+    assert encode([one], encoding="NDJSON", writers=made, shared=True).body == part + b"\n"
+    assert first.body == b"[" + part + b"]"
+
+
 @pytest.mark.parametrize("payload", [b"hello", b"{}", b"[1]", b'{"list":[1]}', b"null"])
 def test_what_has_no_field_is_handed_back_with_the_reason(payload: bytes) -> None:
     good, bad = record(1, b'{"v":1}'), record(2, payload)
-    encoded = encode([good, bad], encoding="InfluxLine", envelope=False, sources=SOURCES)
+    encoded = encode([good, bad], encoding="InfluxLine", writers=writers(Form(line=LineProtocol()), SOURCES))
     assert encoded.body.count(b"\n") == 1
     ((refused, reason),) = encoded.unencodable
     assert refused is bad

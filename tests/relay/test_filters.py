@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crds.models.delivery import Deadband, PayloadFilter, Threshold
+from crds.models.shaping import Shape, UnitChange
+from crds.predicate import MAX_JUDGED_BYTES
+from router_manager.domain.encoding import Form, encode, writers
 from router_manager.domain.filters import Drop, Filter, FilterState
 from router_manager.domain.payload import Record, number_at, parse_pointer
-from tests.relay.support import record
+from tests.relay.support import endpoint, record, source
 
 SECOND = 1_000_000_000
 
@@ -56,6 +59,77 @@ def test_deadband_measures_from_the_last_value_that_passed_everything() -> None:
 def test_a_payload_without_the_number_is_unreadable(payload: bytes) -> None:
     spec = PayloadFilter(threshold=Threshold(field="/v", above="0"))
     assert run(spec, [record(1, payload)]) == [Drop.UNREADABLE]
+
+
+def test_an_expression_passes_what_it_holds_for_and_counts_what_it_cannot_judge() -> None:
+    spec = PayloadFilter(expression="payload.v > 3 && payload.v < 8")
+    verdicts = run(spec, readings(1, 5, "text", None, 9, 7.5))
+    assert verdicts == [Drop.EXPRESSION, None, Drop.UNREADABLE, Drop.UNREADABLE, Drop.EXPRESSION, None]
+    assert run(spec, [record(1, b"not json"), record(2, b"7")]) == [Drop.UNREADABLE] * 2
+
+
+def test_what_an_expression_holds_back_is_nothing_to_the_filters_after_it() -> None:
+    spec = PayloadFilter(expression="payload.v != 2", deadband=Deadband(field="/v", change="1"), every_nth=2)
+    assert run(spec, readings(2, 1, 2, 3, 2, 5)) == [
+        Drop.EXPRESSION,
+        None,
+        Drop.EXPRESSION,
+        Drop.EVERY_NTH,
+        Drop.EXPRESSION,
+        None,
+    ]
+
+
+HOSTILE = [
+    b"",
+    b"NaN",
+    b'{"v":NaN}',
+    b'{"v":1e999}',
+    b'{"v":-Infinity}',
+    b'{"v":1,"v":9}',
+    b'{"v":"\\ud800"}',
+    b'{"v":\xff}',
+    b"\xff\xfe",
+    b'{"v":123456789012345678901234567890}',
+    b'{"v":1e-400}',
+    b"[" * 5000,
+    b'{"v":' * 1000 + b"1" + b"}" * 1000,
+    b'{"pad":"' + b"y" * (1 << 20) + b'","v":5}',
+    b'{"v":[' + b"1," * 100_000 + b"1]}",
+    b'{"":{"":0},"v":null}',
+]
+
+
+@pytest.mark.parametrize("payload", HOSTILE, ids=lambda payload: repr(payload[:24]))
+def test_hostile_payloads_pass_or_are_counted_and_hand_on_no_other(payload: bytes) -> None:
+    good = record(2, b'{"v":5,"n":1}')
+    for spec in (
+        PayloadFilter(expression="payload.v > 3"),
+        PayloadFilter(threshold=Threshold(field="/v", above="3")),
+        PayloadFilter(deadband=Deadband(field="/v", change="0.1")),
+    ):
+        assert run(spec, [record(1, payload), good])[1] in (None, Drop.DEADBAND)
+    shape = Shape(keep=("/v",), convert=(UnitChange(field="/v", source="°C", to="K"),))
+    for target in (
+        endpoint("http://a", envelope=True),
+        endpoint("http://a", shape=shape),
+        endpoint("http://a", shape=Shape(keep=("/v",)), encoding="NDJSON"),
+        endpoint("http://a", shape=shape, encoding="InfluxLine"),
+        endpoint("http://a", encoding="InfluxLine"),
+    ):
+        made = writers(Form.of(target), {"a/b": source()})
+        encoded = encode([record(1, payload), good], encoding=target.encoding, writers=made)
+        assert good not in [lost for lost, _ in encoded.unencodable]
+        if target.encoding == "JSONArray":
+            assert len(orjson.loads(encoded.body)) == 2 - len(encoded.unencodable)
+        else:
+            assert encoded.body.count(b"\n") == 2 - len(encoded.unencodable)
+
+
+def test_a_long_payload_is_not_read_for_an_expression() -> None:
+    long = record(1, b'{"v":5,"pad":"%s"}' % (b"y" * MAX_JUDGED_BYTES))
+    assert run(PayloadFilter(expression="payload.v > 3"), [long]) == [Drop.UNREADABLE]
+    assert run(PayloadFilter(threshold=Threshold(field="/v", above="3")), [long]) == [None]
 
 
 def test_filters_that_need_no_value_pass_what_is_not_json() -> None:

@@ -4,8 +4,11 @@ import orjson
 
 from crds.models.dataroute import DataRoute
 from crds.models.delivery import PayloadFilter
+from crds.models.shaping import Shape, UnitChange
+from router_manager.domain.encoding import encode
+from router_manager.domain.filters import Drop, FilterState
 from router_manager.domain.table import LaneKey, Table, Way, route_of_node, succeed, ways
-from tests.relay.support import endpoint, route, source, table
+from tests.relay.support import endpoint, record, route, source, table
 
 URL = "http://127.0.0.1:1/"
 
@@ -60,7 +63,40 @@ def test_every_target_has_its_way_and_unchanged_ones_are_equal() -> None:
     assert before[LaneKey("route-1", "two")] != after[LaneKey("route-1", "two")]
 
 
+def test_targets_of_one_form_share_its_writers_and_their_lanes_know() -> None:
+    shape = {"shape": Shape(keep=("/v",)), "encoding": "NDJSON"}
+    found = ways(
+        table(
+            route(endpoint(URL, "one", **shape), endpoint(URL, "plain")),
+            route(
+                endpoint(URL, "two", **(shape | {"encoding": "JSONArray"})),
+                endpoint(URL, "other", envelope=True),
+                uid="route-2",
+            ),
+        )
+    )
+    one, plain, two, other = found.values()
+    assert one.writers is not None
+    assert one.writers == two.writers
+    assert (one.shared, two.shared) == (True, True)
+    assert (plain.writers, plain.shared, other.shared) == (None, False, False)
+
+
+def test_a_route_of_a_newer_relay_stops_no_other() -> None:
+    strange = endpoint(URL, "strange", shape=Shape(convert=(UnitChange(field="/v", to="parsec"),)))
+    broken = route(strange, uid="broken", passing=PayloadFilter(expression="payload.all(x, true)"))
+    found = ways(table(broken, route(endpoint(URL))))
+    way = found[LaneKey("broken", "strange")]
+    assert way.filter is not None
+    assert way.filter.step(FilterState(), record(1)) == (FilterState(), Drop.UNREADABLE)
+    encoded = encode([record(1)], encoding="JSONArray", writers=way.writers)
+    assert encoded.body == b"[]"
+    ((_, why),) = encoded.unencodable
+    assert "parsec" in why
+    assert found[LaneKey("route-1", "target")].writers is None
+
+
 def test_of_two_flavors_on_one_topic_the_first_names_the_record() -> None:
     one = route(endpoint(URL)).model_copy(update={"sources": (source(flavor="b"), source(flavor="a"))})
     (way,) = ways(table(one)).values()
-    assert way.sources["a/b"].flavor == "a"
+    assert way.feeds["a/b"].source.flavor == "a"

@@ -161,6 +161,40 @@ def test_a_route_that_cannot_work_reads_nothing_and_says_why(source: dict[str, A
     assert verdict(found, "Ready")[0] == "False"
 
 
+SHAPES = {"convert": [{"field": "/humidity", "to": "1"}]}
+
+
+def shaping(flavors: list[dict[str, Any]], **spec: Any) -> Resolution:
+    raw = samples.route("r", namespace="ns", source={"selector": "true"})
+    raw["spec"] |= spec
+    raw["spec"]["targets"][0] |= {"shape": spec.pop("shape", SHAPES)}
+    return resolve(DataRoute.parse(raw), flavors=offers(*flavors), policy=NOWHERE_SPECIAL, insecure=True)
+
+
+def test_a_sensor_that_signs_is_not_reshaped_and_the_others_flow() -> None:
+    signing = samples.flavor("signing", namespace="ns")
+    properties = signing["spec"]["flavorType"]["typeData"]["characteristics"]["properties"]
+    properties["additional"] = {"integrity": "Signed"}
+    found = shaping([signing, samples.flavor("plain", namespace="ns")])
+    assert [one.flavor for one in found.sources] == ["plain"]
+    status, reason, message = verdict(found, "SourcesResolved")
+    assert (status, reason) == ("False", "NotShapeable")
+    assert message.startswith("signing: spec.targets[")
+    assert "signed" in message
+    assert verdict(shaping([signing]), "Ready")[:2] == ("False", "NotShapeable")
+
+
+def test_a_unit_that_the_sensor_has_not_is_named() -> None:
+    found = shaping([samples.flavor("f1", namespace="ns")], shape={"convert": [{"field": "/t", "to": "K"}]})
+    assert found.sources == ()
+    assert "convert[/t].to: 'K' is not valid" in verdict(found, "SourcesResolved")[2]
+
+
+def test_an_expression_that_is_none_is_not_accepted() -> None:
+    found = shaping([samples.flavor("f1", namespace="ns")], filter={"expression": "payload.x.all(i, true)"})
+    assert verdict(found, "Accepted")[:2] == ("False", "InvalidExpression")
+
+
 def test_a_suspended_route_reads_nothing() -> None:
     raw = samples.route("r", namespace="ns", source={"flavors": ["f1"]})
     raw["spec"]["suspend"] = True

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crds.models.dataroute import ResolvedSource
-from router_manager.domain.encoding import encode
+from crds.models.shaping import LineProtocol
+from router_manager.domain.encoding import Form, encode, writers
 from router_manager.domain.payload import Record
 from scripts.sink.bodies import line_fields
 from spire.domain import cbor
@@ -80,7 +81,7 @@ def test_any_bytes_can_be_signed(payload: bytes) -> None:
 def test_relays_carry_signed_readings_byte_for_byte(encoding) -> None:  # type: ignore[no-untyped-def]  # a Literal
     sent = [message(), message(b"\x00\xff", sequence=2)]
     records = [Record(number, 0, "t", each) for number, each in enumerate(sent)]
-    body = encode(records, encoding=encoding, envelope=False, sources={}).body
+    body = encode(records, encoding=encoding).body
     split = body[1:-1].replace(b"},{", b"}\n{") if encoding == "JSONArray" else body
     assert split.strip().split(b"\n") == sent
 
@@ -96,7 +97,8 @@ def test_relays_carry_signed_readings_byte_for_byte(encoding) -> None:  # type: 
 )
 def test_line_protocol_leaves_only_flat_readings_verifiable(payload: bytes, refusal: Reason | None) -> None:
     source = ResolvedSource(flavor="f", device="d", sensor="s", model="m", provider="p", node="n", topic="t")
-    body = encode([Record(1, 0, "t", message(payload))], encoding="InfluxLine", envelope=False, sources={"t": source})
+    lines = writers(Form(line=LineProtocol()), {"t": source})
+    body = encode([Record(1, 0, "t", message(payload))], encoding="InfluxLine", writers=lines)
     received = orjson.dumps(line_fields(body.body.decode().strip()))
     if refusal is None:
         assert verify(received, bundles=BUNDLES, now=NOW).payload == payload

@@ -78,6 +78,9 @@ def test_keys_of_the_fork_and_of_newer_buyers_are_tolerated() -> None:
     assert parse_configuration(data) == parse_configuration(samples.configuration()["data"])
 
 
+CONVERTING = {"name": "a", "url": "http://x/", "shape": {"convert": [{"field": "/t", "to": "furlong"}]}}
+
+
 @pytest.mark.parametrize(
     ("changed", "field"),
     [
@@ -88,6 +91,8 @@ def test_keys_of_the_fork_and_of_newer_buyers_are_tolerated() -> None:
         ({"delivery": "ExactlyOnce"}, "configuration.data.delivery"),
         ({"claim": {"name": "x", "namespace": "y"}}, "configuration.data.claim.uid"),
         ({"filter": {"everyNth": 0}}, "configuration.data.filter.everyNth"),
+        ({"filter": {"expression": "payload.all(x, true)"}}, "configuration.data.filter.expression"),
+        ({"endpoints": [CONVERTING]}, "configuration.data.endpoints[0].shape.convert"),
     ],
 )
 def test_what_is_wrong_in_a_configuration_is_named(changed: dict[str, Any], field: str) -> None:
