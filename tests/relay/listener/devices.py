@@ -93,12 +93,14 @@ class Device:
         receive_maximum: int | None = None,
         keep_alive: int = 60,
         window: int = 100,
+        reconnect: bool = False,
     ) -> None:
         protocol = MQTTProtocolVersion.MQTTv5 if version is Version.V5 else MQTTProtocolVersion.MQTTv311
         self.paho = paho.Client(
-            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol, reconnect_on_failure=False
+            CallbackAPIVersion.VERSION2, client_id=client_id, protocol=protocol, reconnect_on_failure=reconnect
         )
         self.paho.max_inflight_messages_set(window)
+        self.paho.reconnect_delay_set(1, 1)
         self.answers: list[str] = []
         self.ended: list[str] = []
         self.acknowledged: dict[int, str] = {}

@@ -16,6 +16,9 @@ from tests.relay.listener.devices import LIMITS, UEID, bare, connected, granting
 from tests.relay.support import Target, endpoint, route, serving, status, table, until
 from tests.relay.test_mqtt_codec import BOTH
 
+SILENT = b"\0\4MQTT\4\6\0\1" + b"\0\6silent" + b"\0\4gone" + b"\0\5[-13]"
+"""CONNECT with a keep-alive of a second and a will."""
+
 
 def reading(number: int) -> bytes:
     return orjson.dumps({"id": number})
@@ -28,15 +31,13 @@ def counts(running: Relay) -> dict[str, int]:
 
 
 @BOTH
-async def test_readings_of_several_devices_are_delivered_each_devices_in_order(
-    tmp_path: Path, version: Version
-) -> None:
+async def test_each_devices_readings_are_delivered_in_order(tmp_path: Path, version: Version) -> None:
     topics = [f"a/{number}" for number in range(4)]
     async with serving(Target()) as target, listening(tmp_path) as running:
         running.apply(table(route(endpoint(target), topics=topics)))
 
         async def device(number: int) -> None:
-            async with connected(port_of(running), client_id=f"d{number}", version=version) as found:
+            async with connected(port_of(running), client_id=f"d{number}", version=version, window=0) as found:
                 for at in range(300):
                     found.publish(topics[number], reading(number * 1000 + at), qos=at % 7 > 0)
                 await until(lambda: len(found.acknowledged) == 300)
@@ -181,11 +182,11 @@ async def test_who_is_silent_for_longer_than_its_keep_alive_is_cut(tmp_path: Pat
     async with serving(Target()) as target, listening(tmp_path) as running:
         running.apply(table(route(endpoint(target), topics=["gone"])))
         async with connected(port_of(running), keep_alive=1) as alive, bare(port_of(running), version=None) as silent:
-            silent.writer.write(bytes.fromhex("101d00044d5154540406000100066469656420310004676f6e65000669643a2d3121"))
+            silent.writer.write(bytes([0x10, len(SILENT)]) + SILENT)
             assert await silent.read(4) == b"\x20\x02\0\0"
             assert await silent.to_end() == b""
             assert not alive.ended, "paho pings"
-        await until(lambda: counts(running)["wills"] == 1)
+        await until(lambda: target.accepted == [[-13]])
 
 
 @pytest.mark.parametrize("said", ["", "10", "10ff"])
