@@ -62,7 +62,7 @@ class Limits:
 
     per_second: float = 1000.0
     burst: float = 2000.0
-    receive_maximum: int = 1000
+    receive_maximum: int = 10_000
     packet_bytes: int = (1 << 20) + 4096
 
 

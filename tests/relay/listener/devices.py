@@ -111,7 +111,7 @@ class Device:
         self.paho.on_disconnect = lambda _c, _u, _f, reason, _p: self.ended.append(str(reason))
         self.paho.on_publish = lambda _c, _u, mid, reason, _p: self.acknowledged.update({mid: str(reason)})
         self.paho.on_subscribe = lambda _c, _u, _m, codes, _p: self.subscribed.append([str(code) for code in codes])
-        self.paho.on_message = lambda _c, _u, message: self.heard.append((message.topic, message.payload))
+        self.paho.on_message = lambda _c, _u, message: self.heard.append((message.topic, bytes(message.payload)))
         if identity is not None:
             self.paho.tls_set_context(as_people_do(identity))
             self.paho.tls_insecure_set(True)
