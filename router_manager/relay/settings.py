@@ -12,7 +12,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from crds.kube.process import EgressSettings
 from crds.models.base import Name
 from router_manager.domain.admission import accounts_only
-from router_manager.relay.listener.client import Limits
+from router_manager.relay.listener.limits import Limits
 from router_manager.relay.listener.server import ListenSettings, Secured
 from router_manager.relay.mqtt.client import SessionSettings
 from router_manager.relay.mqtt.packets import Version

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol, assert_never
 
@@ -17,6 +16,7 @@ import structlog
 
 from router_manager.domain.admission import Access, Pace, is_pattern, matches
 from router_manager.relay.listener.decoder import ConnectReader, ServerReader
+from router_manager.relay.listener.limits import Counts, Limits
 from router_manager.relay.listener.packets import (
     PINGRESP,
     Connect,
@@ -47,37 +47,6 @@ _MAX_FILTERS = 64
 _MAX_WAITING = 256
 _TOKEN_BYTES = 1024
 _PUBLISH_OVERHEAD = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What one client may use.
-
-    Attributes:
-        per_second: messages; each begun KiB of one counts as one more.
-        burst: that it may send at once.
-        receive_maximum: QoS 1 messages that are not yet acknowledged.
-        packet_bytes: of one packet.
-    """
-
-    per_second: float = 1000.0
-    burst: float = 2000.0
-    receive_maximum: int = 10_000
-    packet_bytes: int = (1 << 20) + 4096
-
-
-@dataclass(slots=True)
-class Counts:
-    """What the listener has seen; grows for as long as the process lives."""
-
-    accepted: int = 0
-    refused: int = 0
-    taken_over: int = 0
-    denied: int = 0
-    malformed: int = 0
-    throttled: int = 0
-    timed_out: int = 0
-    wills: int = 0
 
 
 class Hub(Protocol):
@@ -227,21 +196,13 @@ class Client(asyncio.Protocol):
         return True
 
     def tick(self, now: float) -> None:
-        """Once a second: cut who is silent, or too slow with a packet."""
+        """Once a second: cut who is silent, too slow with a packet, or does not read its answers."""
         if self._closing_at is not None:
             if now - self._closing_at > _GOODBYE_SECONDS and self._transport is not None:
                 self._transport.abort()
-        elif self._reader is None:
-            if now - self._whole_at > _CONNECT_SECONDS:
-                self._time_out(Reason.KEEP_ALIVE)
-        elif self._held:
-            self._heard_at = self._whole_at = now  # it may well speak, we do not listen
-        elif not self._reader.partial:
-            self._whole_at = now
-            if self._keep_alive and now - self._heard_at > self._keep_alive * 1.5:
-                self._time_out(Reason.KEEP_ALIVE)
-        elif now - self._whole_at > _PACKET_SECONDS:
-            self._time_out(Reason.MALFORMED)
+        elif self._is_overdue(now):
+            self._hub.counts.timed_out += 1
+            self.end(Reason.KEEP_ALIVE)
 
     def end(self, reason: int) -> None:
         """Cut the connection; MQTT 5 is told why. Its will is published, unless it has taken it back."""
@@ -389,9 +350,17 @@ class Client(asyncio.Protocol):
             self._unanswered.add(self._packet_id)
             self._write(publish(version=self._version, topic=topic, payload=payload, packet_id=self._packet_id))
 
-    def _time_out(self, reason: Reason) -> None:
-        self._hub.counts.timed_out += 1
-        self.end(reason)
+    def _is_overdue(self, now: float) -> bool:
+        if self._reader is None:
+            return now - self._whole_at > _CONNECT_SECONDS
+        if Hold.WRITES in self._held:
+            return now - self._whole_at > _PACKET_SECONDS
+        if self._held:
+            self._heard_at = self._whole_at = now  # it may well speak, we do not listen
+        if self._reader.partial:
+            return now - self._whole_at > _PACKET_SECONDS
+        self._whole_at = now
+        return bool(self._keep_alive) and now - self._heard_at > self._keep_alive * 1.5
 
     def _hold(self, hold: Hold) -> None:
         if not self._held and self._transport is not None and self._closing_at is None:

@@ -14,7 +14,8 @@ import structlog
 
 from router_manager.domain.admission import Access, Grants, account_of
 from router_manager.relay.ingest import Ingest
-from router_manager.relay.listener.client import Client, Counts, Limits
+from router_manager.relay.listener.client import Client
+from router_manager.relay.listener.limits import Counts, Limits
 from router_manager.relay.listener.packets import Connect, Reason
 from router_manager.relay.mqtt.packets import Received
 from spire.domain.errors import Untrusted

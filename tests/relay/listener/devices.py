@@ -16,7 +16,7 @@ from paho.mqtt.properties import Properties
 
 from router_manager.domain.admission import Grant, Grants, accounts_only
 from router_manager.relay.engine import Bounds, Relay
-from router_manager.relay.listener.client import Limits
+from router_manager.relay.listener.limits import Limits
 from router_manager.relay.listener.server import ListenSettings, Secured
 from router_manager.relay.mqtt.client import SessionSettings
 from router_manager.relay.mqtt.packets import Version, connect

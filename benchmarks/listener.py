@@ -86,7 +86,7 @@ def mosquitto(bench: Bench, count: int, directory: Path) -> Run:
 
 def main() -> int:
     """Measure and tell."""
-    parser = argparse.ArgumentParser(prog="benchmarks.relay_listener", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.listener", description=__doc__)
     parser.add_argument("--short", action="store_true", help="fewer and smaller runs, for CI")
     options = parser.parse_args()
     repetitions, count = (3, 50_000) if options.short else (5, 200_000)
@@ -102,7 +102,7 @@ def main() -> int:
     mine, limit = (statistics.median(run.per_second for run in runs) for runs in (ours, theirs))
     cpu, cpu_limit = (statistics.median(run.cpu_us for run in runs) for runs in (ours, theirs))
     return finish(
-        "relay_listener",
+        "listener",
         [
             Figure(
                 key="listenerThroughputOfMosquitto",
