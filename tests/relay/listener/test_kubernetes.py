@@ -49,7 +49,7 @@ async def test_a_device_is_let_in_while_its_status_believes_it_and_cut_when_not(
         obj.pop("status", None)
         cluster.apply([{**obj, "metadata": {"name": name, "namespace": namespace}}])
     async with (
-        await Kube.connect(kubeconfig=cluster.kubeconfig) as kube,
+        await Kube.connect(kubeconfig=cluster.service_account_kubeconfig("fluidos", "identity-issuer")) as kube,
         listening(tmp_path, grants=granting()) as running,
         following(running, cluster),
     ):
