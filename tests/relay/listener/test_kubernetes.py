@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crds.conditions import timestamp
+from crds.conditions import Verdict, stamp, timestamp
 from crds.kube.client import Kube
 from crds.models.leafdevice import LeafDevice
 from router_manager.relay.engine import Relay
@@ -37,7 +37,10 @@ async def following(running: Relay, cluster: Cluster) -> AsyncIterator[None]:
 
 async def believe(kube: Kube, namespace: str, name: str, *, ends: datetime | None) -> None:
     trust = {"tier": "Attested", "expirationTime": timestamp(ends)} if ends else {"tier": "None"}
-    await kube.apply_status(LeafDevice, name=name, namespace=namespace, status={"trust": trust}, manager="issuer")
+    condition = Verdict(type="Attested", status="True" if ends else "False", reason="Test", message="")
+    conditions = stamp([condition], before=(), generation=1, now=datetime.now(UTC))
+    status = {"trust": trust, "conditions": [each.dump() for each in conditions]}
+    await kube.apply_status(LeafDevice, name=name, namespace=namespace, status=status, manager="issuer")
 
 
 async def test_a_device_is_let_in_while_its_status_believes_it_and_cut_when_not(
