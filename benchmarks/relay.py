@@ -33,7 +33,7 @@ from scripts.testbed.processes import Child, accepts, free_port
 
 Engine = Literal["relay", "paho"]
 _TICKS = os.sysconf("SC_CLK_TCK")
-_ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 
 # No persistence: mosquitto would write its database instead of routing, and be the limit of both engines.
 _BROKER = """\
@@ -70,17 +70,17 @@ class Bench:
 
     def run(self, engine: Engine, *, count: int, rate: float) -> Run:
         """Start the engine, publish, wait until the sink has all, stop it."""
-        self._sink("DELETE")
-        with self._broker() as broker_port, self._engine(engine, broker_port) as child:
+        self.sink("DELETE")
+        with self.broker() as broker_port, self.engine(engine, broker_port) as child:
             before, started = _cpu_seconds(child.pid), time.perf_counter()
             subprocess.run(
                 [sys.executable, "-m", "benchmarks.relay_publisher", str(broker_port), str(count), str(rate)],
-                cwd=_ROOT,
+                cwd=ROOT,
                 check=True,
                 timeout=300,
             )
             limit = time.monotonic() + 60
-            while (counts := self._sink("GET"))["unique"] < count and time.monotonic() < limit:
+            while (counts := self.sink("GET"))["unique"] < count and time.monotonic() < limit:
                 time.sleep(0.05)
             seconds = time.perf_counter() - started
             used = _cpu_seconds(child.pid) - before
@@ -94,7 +94,8 @@ class Bench:
         )
 
     @contextmanager
-    def _broker(self) -> Iterator[int]:
+    def broker(self) -> Iterator[int]:
+        """A mosquitto of its own; yields its port."""
         port = free_port()
         configuration = self._directory / "mosquitto.conf"
         configuration.write_text(_BROKER.format(port=port))
@@ -108,16 +109,17 @@ class Bench:
             child.stop()
 
     @contextmanager
-    def _engine(self, engine: Engine, broker_port: int) -> Iterator[Child]:
+    def engine(self, engine: Engine, broker_port: int, *flags: str) -> Iterator[Child]:
+        """One of them, subscribed; `flags` are the relay's."""
         state = Path(tempfile.mkdtemp(dir=self._directory))
-        child = self._relay(state, broker_port) if engine == "relay" else self._paho(state, broker_port)
+        child = self._relay(state, broker_port, *flags) if engine == "relay" else self._paho(state, broker_port)
         try:
             yield child
         finally:
             child.stop()
             shutil.rmtree(state)
 
-    def _relay(self, state: Path, broker_port: int) -> Child:
+    def _relay(self, state: Path, broker_port: int, *more: str) -> Child:
         """The relay's own process, on the table of its last life: its API server is away."""
         kubeconfig, probes = state / "kubeconfig", free_port()
         kubeconfig.write_text(json.dumps(_nowhere()))
@@ -131,8 +133,8 @@ class Bench:
             "--egress-allow": "127.0.0.0/8",
         }
         words = [str(word) for pair in flags.items() for word in pair]
-        command = [sys.executable, "-m", "router_manager.relay", "--insecure", *words]
-        child = Child(name="relay", command=command, directory=_ROOT, logs=self._directory)
+        command = [sys.executable, "-m", "router_manager.relay", "--insecure", *words, *more]
+        child = Child(name="relay", command=command, directory=ROOT, logs=self._directory)
         child.wait_until(lambda: _ready(probes), what="/readyz of the relay", limit=20)
         return child
 
@@ -140,7 +142,7 @@ class Bench:
         child = Child(
             name="paho",
             command=[sys.executable, "-m", "benchmarks.relay_peer", str(broker_port), str(self._sink_port)],
-            directory=_ROOT,
+            directory=ROOT,
             logs=state,
         )
         child.wait_until(lambda: "ready" in child.tail(), what="subscription of the peer", limit=20)
@@ -156,13 +158,14 @@ class Bench:
         target = Endpoint(name="sink", url=f"http://127.0.0.1:{self._sink_port}/")
         return Table(routes=(Route(uid="bench", namespace="bench", name="bench", sources=sources, targets=(target,)),))
 
-    def _sink(self, method: str) -> Any:
+    def sink(self, method: str) -> Any:
+        """What the sink counted (GET), or have it begin anew (DELETE)."""
         request = urllib.request.Request(f"http://127.0.0.1:{self._sink_port}/", method=method)
         with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - as above
             return json.loads(answer.read() or b"{}")
 
     def _serve(self, name: str, command: list[str], port: int) -> Child:
-        child = Child(name=name, command=command, directory=_ROOT, logs=self._directory)
+        child = Child(name=name, command=command, directory=ROOT, logs=self._directory)
         child.wait_until(lambda: accepts(port), what=f"{name} on port {port}", limit=10)
         return child
 

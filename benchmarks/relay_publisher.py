@@ -39,8 +39,9 @@ async def main(port: int, count: int, rate: float) -> None:
 
     counting = asyncio.create_task(count_acknowledgements())
     started = time.perf_counter()
+    waiting: list[bytes] = []
     for number in range(count):
-        writer.write(
+        waiting.append(
             publish(
                 version=Version.V311,
                 topic=TOPICS[number % len(TOPICS)],
@@ -48,6 +49,9 @@ async def main(port: int, count: int, rate: float) -> None:
                 packet_id=number % 0xFFFF + 1,
             )
         )
+        if rate or number % _BURST == 0 or number + 1 == count:
+            writer.write(b"".join(waiting))
+            waiting.clear()
         if rate:
             ahead = (number + 1) / rate - (time.perf_counter() - started)
             if ahead > 0:

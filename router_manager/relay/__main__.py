@@ -13,11 +13,14 @@ from prometheus_client import REGISTRY
 from crds.kube.client import Kube
 from crds.kube.process import configure_logging, probes, run_process, settings_of, until_stopped
 from router_manager.relay.engine import Bounds, Relay
+from router_manager.relay.grants_source import KubeGrants
 from router_manager.relay.metrics import RelayCollector
 from router_manager.relay.reporter import KubeReporter, Reports
 from router_manager.relay.routes_source import KubeRoutes
 from router_manager.relay.sender import HttpSender
 from router_manager.relay.settings import Settings
+from spire.domain.spiffe_id import SpiffeId
+from spire.identity import IdentitySource
 from spire.workload import identity_of
 
 log = structlog.get_logger(__name__)
@@ -33,17 +36,29 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     policy, bounds = settings.egress, Bounds(spool_bytes=settings.spool_bytes)
     async with identity_of(settings, stop=stop) as identity:
         sender = HttpSender(policy, identity=identity, timeout_seconds=settings.target_timeout_seconds)
-        session = settings.session(identity)
-        async with Relay(state=settings.state_dir, session=session, sender=sender, bounds=bounds) as relay:
-            await serve(relay, settings, stop)
+        async with Relay(
+            state=settings.state_dir,
+            session=settings.session(identity),
+            sender=sender,
+            bounds=bounds,
+            listen=settings.listening(identity),
+        ) as relay:
+            await serve(relay, settings, stop, agent=agent_of(settings, identity))
 
 
-async def serve(relay: Relay, settings: Settings, stop: asyncio.Event) -> None:
-    """Keep the relay to the API server's routes."""
+def agent_of(settings: Settings, identity: IdentitySource | None) -> SpiffeId | None:
+    """Whose word counts for devices that cannot prove themselves; None where nobody asks who devices are."""
+    if identity is None or settings.listen is None:
+        return None
+    return identity.current.svid.spiffe_id.trust_domain.spiffe_id("agent", settings.node)
+
+
+async def serve(relay: Relay, settings: Settings, stop: asyncio.Event, *, agent: SpiffeId | None) -> None:
+    """Keep the relay to the API server's routes, and its listener to the LeafDevices."""
     collector = RelayCollector(relay)
     REGISTRY.register(collector)
     async with (
-        probes(host=settings.metrics_host, port=settings.metrics_port, ready=lambda: relay.session.ready),
+        probes(host=settings.metrics_host, port=settings.metrics_port, ready=lambda: relay.ready),
         await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
     ):
         routes = KubeRoutes(kube, node=settings.node)
@@ -53,7 +68,10 @@ async def serve(relay: Relay, settings: Settings, stop: asyncio.Event) -> None:
             insecure=settings.insecure,
             to=KubeReporter(kube, node=settings.node),
         )
-        await until_stopped(stop, routes.run(relay.apply), reports.run(relay.first_delivery), relay.watch())
+        works = [routes.run(relay.apply), reports.run(relay.first_delivery), relay.watch()]
+        if agent is not None:
+            works.append(KubeGrants(kube, node=settings.node, agent=agent).run(relay.permit))
+        await until_stopped(stop, *works)
         log.info("draining", at_most_seconds=settings.drain_seconds)
         await relay.drain(settings.drain_seconds)
     REGISTRY.unregister(collector)

@@ -13,16 +13,20 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import structlog
 from pydantic import ValidationError
 
 from crds.errors import Terminal
+from crds.models.base import Model
+from router_manager.domain.admission import Grants
 from router_manager.domain.batching import BatchLimits, backoff_seconds
 from router_manager.domain.table import LaneKey, RouteName, Table, Way, succeed, ways
 from router_manager.relay.dead_letters import DeadLetters
 from router_manager.relay.ingest import Ingest
 from router_manager.relay.lane import Lane, Memory
+from router_manager.relay.listener.server import Listener, ListenSettings
 from router_manager.relay.mqtt.client import Session, SessionSettings
 from router_manager.relay.positions import Positions
 from router_manager.relay.pump import Outlet, Pump
@@ -33,6 +37,7 @@ log = structlog.get_logger(__name__)
 
 _HOUSEKEEPING_SECONDS = 1.0
 _CHECKPOINT_ROUNDS = 15
+M = TypeVar("M", bound=Model)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +57,23 @@ class StateInUse(Terminal):
 class Relay:
     """Use as async context manager; `apply` gives it work."""
 
-    def __init__(self, *, state: Path, session: SessionSettings, sender: Sender, bounds: Bounds | None = None) -> None:
-        """Open the state folder and take up the table of the last life.
+    def __init__(
+        self,
+        *,
+        state: Path,
+        session: SessionSettings,
+        sender: Sender,
+        bounds: Bounds | None = None,
+        listen: ListenSettings | None = None,
+    ) -> None:
+        """Open the state folder and take up the table, and the grants, of the last life.
+
+        Args:
+            state: folder of this relay alone.
+            session: to the node's broker.
+            sender: reaches the targets.
+            bounds: what it may use.
+            listen: where devices connect without the broker, if they may.
 
         Raises:
             StateInUse: another process has it.
@@ -80,23 +100,28 @@ class Relay:
         )
         self._table_path = state / "table.json"
         self._tasks: dict[LaneKey, asyncio.Task[None]] = {}
-        self._service: list[asyncio.Task[None]] = []
-        self.table = _load(self._table_path)
+        self._service: dict[str, asyncio.Task[None]] = {}
+        self.table = _load(self._table_path, Table())
+        self._grants_path = state / "grants.json"
+        self.listener: Listener | None = None
+        if listen is not None:
+            self.listener = Listener(listen, self.ingest, grants=_load(self._grants_path, Grants()))
 
     async def __aenter__(self) -> Relay:
         self._converge(self.table)
-        self._service = [
-            asyncio.create_task(work, name=name)
-            for name, work in (
-                ("session", self.session.run()),
-                ("ingest", self.ingest.run()),
-                ("housekeeping", self._keep_house()),
-            )
-        ]
+        works = {"session": self.session.run(), "ingest": self.ingest.run(), "housekeeping": self._keep_house()}
+        if self.listener is not None:
+            works["listener"] = self.listener.run()
+        self._service = {name: asyncio.create_task(work, name=name) for name, work in works.items()}
         return self
 
+    @property
+    def ready(self) -> bool:
+        """Every source is open."""
+        return self.session.ready and (self.listener is None or self.listener.port > 0)
+
     async def __aexit__(self, *_: object) -> None:
-        await _stop([*self._service, *self._tasks.values()])
+        await _stop([*self._service.values(), *self._tasks.values()])
         for pump in self.pumps.values():
             pump.save_position()
         await self._outlet.sender.close()
@@ -112,16 +137,23 @@ class Relay:
         self.table = table
         _save(self._table_path, table)
 
+    def permit(self, grants: Grants) -> None:
+        """Let these accounts speak at the listener, and no others."""
+        if self.listener is not None:
+            self.listener.permit(grants)
+            _save(self._grants_path, grants)
+
     async def drain(self, seconds: float) -> None:
-        """Take nothing more from the broker, and deliver what is at hand for at most so long."""
-        session, *_ = self._service
+        """Take nothing more from broker and devices, and deliver what is at hand for at most so long."""
         deadline = asyncio.get_running_loop().time() + seconds
         self.session.leave()
+        if self.listener is not None:
+            self.listener.shut()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                # What targets may have already is acknowledged before we go, or the broker would send it again.
+                # What targets may have already is acknowledged before we go, or it would be sent again.
                 await self.ingest.drained()
-        await _stop([session])
+        await _stop([task for name, task in self._service.items() if name in {"session", "listener"}])
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 for pump in self.pumps.values():
@@ -136,7 +168,7 @@ class Relay:
 
     async def watch(self) -> None:
         """Until one of the relay's own tasks ends, which none should: a defect, told by its error."""
-        done, _ = await asyncio.wait(self._service, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(self._service.values(), return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
 
@@ -227,20 +259,20 @@ def _lock(path: Path) -> int:
     return handle
 
 
-def _load(path: Path) -> Table:
+def _load(path: Path, empty: M) -> M:
     try:
-        return Table.model_validate_json(path.read_bytes())
+        return type(empty).model_validate_json(path.read_bytes())
     except FileNotFoundError:
-        return Table()
+        return empty
     except ValidationError:
-        log.exception("the stored table is damaged; waiting for the API server's", file=str(path))
-        return Table()
+        log.exception("a stored file is damaged; waiting for the API server's word", file=str(path))
+        return empty
 
 
-def _save(path: Path, table: Table) -> None:
+def _save(path: Path, value: Model) -> None:
     temporary = path.with_suffix(".new")
     with temporary.open("wb") as file:
-        file.write(table.model_dump_json(by_alias=True).encode())
+        file.write(value.model_dump_json(by_alias=True).encode())
         file.flush()
         os.fsync(file.fileno())
     temporary.rename(path)

@@ -1,8 +1,8 @@
 """From the source to the lanes and into the spool, and only then the acknowledgement.
 
-A target does not wait for the disk: what it got before a crash and the spool has not, the broker sends again. Only the
+A target does not wait for the disk: what it got before a crash and the spool has not, the sender sends again. Only the
 acknowledgement waits, and so records can gather for one fdatasync, a few milliseconds or until there are some: never so
-many that a broker with a small window of unacknowledged messages (mosquitto's default is 20) would have to wait.
+many that a sender with a small window of unacknowledged messages (mosquitto's default is 20) would have to wait.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from operator import attrgetter
+from typing import Any, Protocol
 
 import structlog
 
 from router_manager.domain.batching import backoff_seconds, linger_seconds
 from router_manager.domain.payload import Record
 from router_manager.relay.lane import Lane
-from router_manager.relay.mqtt.connection import Connection
 from router_manager.relay.mqtt.packets import Received
 from router_manager.relay.spool import Spool
 
@@ -43,8 +43,24 @@ class _Group:
         self.records: list[Record] = []
 
 
+class Source(Protocol):
+    """A connection that messages come on: one to the broker, or a device's own."""
+
+    def acknowledge(self, packet_ids: list[bytes]) -> None:
+        """The messages of these packet ids are on disk, or nobody wants them."""
+
+    def pause(self) -> None:
+        """Read no more."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    def stray(self, topic: str) -> None:
+        """Nobody wants messages of this topic."""
+
+
 class Ingest:
-    """Receiver of a session."""
+    """Receiver of the session and of the listener."""
 
     def __init__(self, spool: Spool) -> None:
         self.received = 0
@@ -52,9 +68,9 @@ class Ingest:
         self.problem = ""
         self._groups: dict[str, _Group] = {}
         self._spool = spool
-        self._unacknowledged: list[tuple[Connection, list[bytes]]] = []
+        self._unacknowledged: list[tuple[Source, list[bytes]]] = []
         self._pending_bytes = 0
-        self._paused: set[Connection] = set()
+        self._paused: set[Source] = set()
         self._arrived = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -67,7 +83,7 @@ class Ingest:
             for topic, several in lanes.items()
         }
 
-    def receive(self, connection: Connection, received: Received) -> None:
+    def receive(self, connection: Source, received: Received[Any]) -> None:
         """See Receiver."""
         records, groups = self._sort(connection, received)
         self._spool.accept(records)
@@ -108,12 +124,12 @@ class Ingest:
                 connection.resume()
             self._paused.clear()
 
-    def _sort(self, connection: Connection, received: Received) -> tuple[list[Record], list[_Group]]:
+    def _sort(self, connection: Source, received: Received[Any]) -> tuple[list[Record], list[_Group]]:
         """What somebody wants, and who. A broker's retained copy is older than the subscription: no reading of now."""
         records: list[Record] = []
         touched: list[_Group] = []
         groups, next_id, now_ns = self._groups, self._spool.next_id, time.time_ns()
-        for topic, payload, retained in received.publishes:
+        for topic, payload, retained, _ in received.publishes:
             group = groups.get(topic)
             if group is None or retained:
                 self.unwanted += 1

@@ -27,6 +27,17 @@ _LANE_COUNTERS = {
     "dead": "records in the dead letters",
 }
 
+_LISTENER_COUNTERS = {
+    "accepted": "clients that the listener let in",
+    "refused": "connections that it refused",
+    "taken_over": "connections that ended because their device connected anew",
+    "denied": "messages and subscriptions that a client has no right to",
+    "malformed": "connections that ended for a packet that is not MQTT as agreed",
+    "throttled": "times that a client was too fast and had to wait",
+    "timed_out": "connections that ended because the client was silent or too slow",
+    "wills": "last wills that were published",
+}
+
 
 class RelayCollector(Collector):
     """Register with a CollectorRegistry."""
@@ -38,7 +49,7 @@ class RelayCollector(Collector):
         """All metrics as they are now."""
         relay = self._relay
         yield from (
-            _counter("received", "messages from the broker", relay.ingest.received),
+            _counter("received", "messages from broker and devices", relay.ingest.received),
             _counter("unwanted", "messages that no route wants any more", relay.ingest.unwanted),
             _counter("connections_lost", "connections to the broker that ended", relay.connections_lost),
             _counter("malformed_packets", "connections that ended for a malformed packet", relay.malformed_packets),
@@ -47,6 +58,10 @@ class RelayCollector(Collector):
             _gauge("connected", "1 while the session to the broker stands", int(relay.session.connected)),
             _gauge("subscriptions_refused", "topics that the broker refuses", len(relay.session.refused)),
         )
+        if relay.listener is not None:
+            yield _gauge("devices_connected", "clients of the listener", relay.listener.connected)
+            for name, text in _LISTENER_COUNTERS.items():
+                yield _counter(f"devices_{name}", text, getattr(relay.listener.counts, name))
         for name, text in _LANE_COUNTERS.items():
             counter = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=_LANE)
             for pump in relay.pumps.values():

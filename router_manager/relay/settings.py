@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -10,11 +11,14 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from crds.kube.process import EgressSettings
 from crds.models.base import Name
+from router_manager.domain.admission import accounts_only
+from router_manager.relay.listener.limits import Limits
+from router_manager.relay.listener.server import ListenSettings, Secured
 from router_manager.relay.mqtt.client import SessionSettings
 from router_manager.relay.mqtt.packets import Version
 from spire.domain.authorization import exactly
 from spire.identity import IdentitySource
-from spire.tls import client_context
+from spire.tls import client_context, server_context
 from spire.workload import IdentitySettings
 
 _MIB = 1 << 20
@@ -40,6 +44,28 @@ class Settings(EgressSettings, IdentitySettings):
     drain_seconds: Annotated[float, Field(ge=0, le=300)] = Field(
         default=5.0, description="how long to go on delivering after SIGTERM"
     )
+
+    listen: str | None = Field(
+        default=None, description="host:port where devices connect without the broker; --insecure: of loopback only"
+    )
+    listen_connections: Annotated[int, Field(ge=1, le=65536)] = Field(
+        default=1024, description="connections of devices at a time"
+    )
+    listen_rate: Annotated[float, Field(gt=0, le=10_000_000)] = Field(
+        default=1000.0, description="messages a second of one device; what is above has to wait with it"
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _is_an_address(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        host, port = _address(value)
+        if not host or port is None:
+            raise ValueError("host:port")
+        if info.data.get("insecure", False) and not _is_loopback(host):
+            raise ValueError("127.0.0.1:port or [::1]:port (--insecure: devices prove nothing there)")
+        return value
 
     @field_validator("broker")
     @classmethod
@@ -72,7 +98,42 @@ class Settings(EgressSettings, IdentitySettings):
             tls=context,
         )
 
+    def listening(self, identity: IdentitySource | None) -> ListenSettings | None:
+        """Where devices connect, and who may; None where they do not."""
+        if self.listen is None:
+            return None
+        host, port = _address(self.listen)
+        secured = None
+        if identity is not None:
+            trust_domain = identity.current.svid.spiffe_id.trust_domain
+            authorize = accounts_only(trust_domain=trust_domain, node=self.node)
+            tls = server_context(identity, authorize=authorize)
+            secured = Secured(tls=tls, trust_domain=trust_domain, node=self.node)
+        return ListenSettings(
+            host=host,
+            port=port or 0,
+            secured=secured,
+            connections=self.listen_connections,
+            limits=Limits(per_second=self.listen_rate, burst=2 * self.listen_rate),
+        )
+
     @property
     def spool_bytes(self) -> int:
         """Bound of the spool."""
         return self.spool_mebibytes * _MIB
+
+
+def _address(text: str) -> tuple[str, int | None]:
+    """Host and port, as far as they can be read."""
+    parts = urlsplit(f"//{text}")
+    try:
+        return parts.hostname or "", parts.port
+    except ValueError:
+        return "", None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False

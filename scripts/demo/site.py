@@ -217,7 +217,7 @@ class Provider(Site):
         )
         self.start_manager(crew, "router_manager", *allow)
         node = ("--node", self.node, "--broker", self.broker.url)
-        state = ("--state-dir", self.directory / "relay")
+        state = ("--state-dir", self.directory / "relay", "--listen", f"127.0.0.1:{free_port()}")
         relay = self.account("relay", node=self.node)
         crew.start_probed(f"{self.name}-relay", "router_manager.relay", *relay, *node, *state, *allow)
         if self.identities is not None:

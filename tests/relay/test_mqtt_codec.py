@@ -131,7 +131,8 @@ def test_what_paho_publishes_is_read_and_written_alike(
     wire._send_publish(513, topic.encode(), payload, quality, retain)
     packet = wire.take()
     received = decoder(version).feed(packet)
-    assert received == Received([Publish(topic, payload, retain)], [b"\2\1"] if quality else [], [])
+    its_id = b"\2\1" if quality else b""
+    assert received == Received([Publish(topic, payload, retain, its_id)], [its_id] if quality else [], [])
     packet_id = 513 if quality else None
     assert publish(version=version, topic=topic, payload=payload, packet_id=packet_id, retain=retain) == packet
 
@@ -158,7 +159,7 @@ def test_a_message_may_carry_properties_of_mqtt_5() -> None:
     )
     body = b"\0\1t" + b"\0\1" + properties + b"payload"
     received = decoder(Version.V5).feed(bytes([0x32, len(body)]) + body)
-    assert received.publishes == [Publish("t", b"payload", False)]
+    assert received.publishes == [Publish("t", b"payload", False, b"\0\1")]
 
 
 @pytest.mark.parametrize(

@@ -166,6 +166,9 @@ async def test_metrics_tell_what_was_done(tmp_path: Path, broker: Broker) -> Non
         ("--node", "Edge_1", "String should match pattern"),
         ("--egress-allow", "10.0.0.0/99", "egress.allow"),
         ("--mqtt-version", "4", "expected '3.1.1' or '5'"),
+        ("--listen", "8883", "expected host:port"),
+        ("--listen", "127.0.0.1:many", "expected host:port"),
+        ("--listen-rate", "0", "listen-rate"),
     ],
 )
 async def test_a_wrong_flag_is_told_by_name(tmp_path: Path, flag: str, value: str, message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from router_manager.relay.mqtt.client import Session, SessionSettings
 from router_manager.relay.mqtt.connection import Connection
-from router_manager.relay.mqtt.packets import Publish, Received, Version, connect, publish
+from router_manager.relay.mqtt.packets import Control, Publish, Received, Version, connect, publish
 from scripts.testbed.broker import Broker
 from tests.relay.support import publish_all, until
 
@@ -25,7 +25,7 @@ class Inbox:
         self.acknowledge = acknowledge
         self.connections: list[Connection] = []
 
-    def receive(self, connection: Connection, received: Received) -> None:
+    def receive(self, connection: Connection, received: Received[Control]) -> None:
         self.messages += received.publishes
         self.connections.append(connection)
         if self.acknowledge:

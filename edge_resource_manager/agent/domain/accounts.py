@@ -6,20 +6,15 @@ nothing is allowed.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
 
 from crds.models.leafdevice import LeafDevice
 from crds.models.trust import Trust
-from edge_resource_manager.agent.domain.trust import is_vouched, proven_until, publisher
+from spire.domain.publishers import UEID, RefusedTopic, mapper_account, publishers
 from spire.domain.spiffe_id import SpiffeId
-
-_UEID: Final = re.compile(r"0[123]([0-9a-f]{2}){6,32}")
-_RESERVED: Final = re.compile(r"\$|attest(/|$)|device/0[123]([0-9a-f]{2}){6,32}(/|$)")
 
 
 class Access(StrEnum):
@@ -42,15 +37,6 @@ class Right:
 Rights = frozenset[Right]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class RefusedTopic:
-    """A topic of a LeafDevice that its publisher gets no right to."""
-
-    device: str
-    topic: str
-    why: str
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is to be.
@@ -71,23 +57,15 @@ def relay_account(node: str) -> str:
     return f"relay.{node}"
 
 
-def mapper_account(node: str) -> str:
-    """Common name of what publishes for devices that cannot prove themselves, such as KubeEdge's mappers."""
-    return f"mapper.{node}"
-
-
 def is_ueid(text: str) -> bool:
     """Whether a text is a UEID as hex: then the account of this name is the agent's to keep."""
-    return _UEID.fullmatch(text) is not None
+    return UEID.fullmatch(text) is not None
 
 
 def plan(
     devices: Iterable[LeafDevice], *, node: str, agent: SpiffeId, distrusted: Mapping[str, Trust], now: datetime
 ) -> Plan:
     """The accounts of a node.
-
-    A topic belongs to one publisher: a device that can prove itself before the mapper, the older object before the
-    newer; whether the owner is trusted at the moment does not matter, or its topic would be free while it is not.
 
     Args:
         devices: the LeafDevices of the node.
@@ -96,25 +74,12 @@ def plan(
         distrusted: by UEID, what a status says that is known to be wrong and not yet rewritten.
         now: the time.
     """
-    mapper = mapper_account(node)
-    accounts: dict[str, set[Right]] = {mapper: set()}
-    owners: dict[str, str] = {}
-    refused: list[RefusedTopic] = []
-    ends: list[datetime] = []
-    for leaf in sorted(devices, key=_precedence):
-        name = publisher(leaf, mapper=mapper)
-        proven = None if is_distrusted(leaf, distrusted) else proven_until(leaf, now=now)
-        if proven is not None:
-            ends.append(proven)
-            if name != mapper:
-                accounts.setdefault(name, set()).update(_own_topics(name))
-        for topic in dict.fromkeys(sensor.access.topic for sensor in leaf.spec.sensors):
-            if _RESERVED.match(topic):
-                refused.append(RefusedTopic(leaf.metadata.name, topic, "it is reserved"))
-            elif owners.setdefault(topic, name) != name:
-                refused.append(RefusedTopic(leaf.metadata.name, topic, f"it is the topic of {owners[topic]}"))
-            elif proven is not None or is_vouched(leaf, by=agent):
-                accounts[name].add(Right(Access.SEND, topic))
+    found = publishers(
+        devices, node=node, agent=agent, now=now, distrusted=lambda leaf: is_distrusted(leaf, distrusted)
+    )
+    accounts = {name: {Right(Access.SEND, topic) for topic in topics} for name, topics in found.topics.items()}
+    for name in accounts.keys() - {mapper_account(node)}:
+        accounts[name] |= _own_topics(name)
     accounts[relay_account(node)] = {
         Right(Access.SUBSCRIBE, "#"),
         Right(Access.RECEIVE, "#"),
@@ -122,8 +87,8 @@ def plan(
     }
     return Plan(
         accounts={name: frozenset(rights) for name, rights in accounts.items()},
-        refused=tuple(sorted(refused)),
-        until=min(ends, default=None),
+        refused=found.refused,
+        until=min(found.ends.values(), default=None),
     )
 
 
@@ -182,7 +147,3 @@ def _urgency(step: Step) -> int:
 
 def _own_topics(ueid: str) -> set[Right]:
     return {Right(access, f"{root}/{ueid}/#") for access in Access for root in ("attest", "device")}
-
-
-def _precedence(leaf: LeafDevice) -> tuple[bool, str, str]:
-    return leaf.spec.ueid is None, leaf.metadata.creation_timestamp or "", leaf.metadata.uid or ""

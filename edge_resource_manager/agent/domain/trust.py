@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from crds.conditions import Verdict, parse_timestamp, stamp, timestamp
+from crds.conditions import Verdict, stamp, timestamp
 from crds.models.leafdevice import LeafDevice, LeafDeviceStatus
 from crds.models.trust import Trust
 from edge_resource_manager.agent.reasons import AgentReason
+from spire.domain.publishers import proven_until
 from spire.domain.spiffe_id import SpiffeId
 
 ATTESTED = "Attested"
@@ -20,32 +21,10 @@ REMIND_BEFORE = timedelta(minutes=5)
 """How long before its trust ends a device is asked; one in order asks long before that by itself."""
 
 
-def proven_until(leaf: LeafDevice, *, now: datetime) -> datetime | None:
-    """Until when the issuer believes a device; None where it does not, or not any more."""
-    trust = leaf.status.trust if leaf.status else None
-    if leaf.spec.ueid is None or trust is None or trust.tier not in {"Attested", "Legacy"}:
-        return None
-    ends = parse_timestamp(trust.expiration_time or "")
-    return ends if ends is not None and now < ends else None
-
-
-def publisher(leaf: LeafDevice, *, mapper: str) -> str:
-    """The account that publishes the device's readings: its own where it can have an SVID, else the mapper's."""
-    trust = leaf.status.trust if leaf.status else None
-    legacy = trust is not None and trust.tier == "Legacy"
-    return mapper if leaf.spec.ueid is None or legacy else leaf.spec.ueid
-
-
 def needs_reminder(leaf: LeafDevice, *, now: datetime) -> bool:
     """Whether a device that can prove itself should be asked to."""
     ends = proven_until(leaf, now=now)
     return leaf.spec.ueid is not None and (ends is None or ends - now < REMIND_BEFORE)
-
-
-def is_vouched(leaf: LeafDevice, *, by: SpiffeId) -> bool:
-    """Whether this agent speaks for the device."""
-    trust = leaf.status.trust if leaf.status else None
-    return leaf.spec.ueid is None and trust is not None and _is_own(trust, by)
 
 
 def voucher(leaf: LeafDevice, *, by: SpiffeId, now: datetime) -> LeafDeviceStatus | None:

@@ -33,7 +33,7 @@ class ConnectionLostError(Exception):
 class Receiver(Protocol):
     """Who gets the messages."""
 
-    def receive(self, connection: Connection, received: Received) -> None:
+    def receive(self, connection: Connection, received: Received[Control]) -> None:
         """Take messages. Must not block; may call `connection.pause()`, and `acknowledge()` later."""
 
 

@@ -5,7 +5,11 @@ One read of a busy socket holds hundreds of PUBLISH packets; they are decoded in
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from typing import Generic
+
 from router_manager.relay.mqtt.packets import (
+    C,
     Connack,
     Control,
     Disconnect,
@@ -25,7 +29,7 @@ _MAX_TOPICS = 65_536
 _MAX_LENGTH_BYTES = 4
 
 
-class Decoder:
+class PacketReader(ABC, Generic[C]):
     """Keeps what is left of the last read. After a ProtocolError it must not be fed again."""
 
     def __init__(self, version: Version, *, max_packet_bytes: int) -> None:
@@ -35,11 +39,16 @@ class Decoder:
         self._needed = 0
         self._topics: dict[bytes, str] = {}
 
-    def feed(self, data: bytes) -> Received:
+    @property
+    def partial(self) -> bool:
+        """Whether a packet has begun and not ended."""
+        return bool(self._rest)
+
+    def feed(self, data: bytes) -> Received[C]:
         """Decode all packets that are complete.
 
         Raises:
-            ProtocolError: the bytes are no MQTT that a server may send to this client.
+            ProtocolError: the bytes are no MQTT that the other side may send.
         """
         if self._rest:
             self._rest += data
@@ -52,10 +61,10 @@ class Decoder:
         except MalformedError as error:
             raise ProtocolError(str(error)) from error
 
-    def _decode(self, data: bytes) -> Received:  # noqa: C901, PLR0912, PLR0915 - one loop: a call a packet costs as much as its decoding
+    def _decode(self, data: bytes) -> Received[C]:  # noqa: C901, PLR0912, PLR0915 - one loop: a call a packet costs as much as its decoding
         publishes: list[Publish] = []
         packet_ids: list[bytes] = []
-        control: list[Control] = []
+        control: list[C] = []
         topics, v5, max_packet_bytes = self._topics, self._v5, self._max_packet_bytes
         new = tuple.__new__  # what Publish() calls, without its Python frame
         position, available = 0, len(data)
@@ -70,7 +79,7 @@ class Decoder:
                     break
                 length, start = decode_variable(data, position + 1)
             if length > max_packet_bytes:
-                raise ProtocolError(f"packet of {length} bytes, at most {max_packet_bytes} were agreed")
+                raise ProtocolError(f"packet of {length} bytes, at most {max_packet_bytes} were agreed", code=0x95)
             end = start + length
             if end > available:
                 needed = end - position
@@ -81,6 +90,7 @@ class Decoder:
                 at = start + 2 + (data[start] << 8 | data[start + 1])
                 name = data[start + 2 : at]
                 quality = first & 0x06
+                packet_id = b""
                 if quality == 2:
                     packet_id = data[at : at + 2]
                     at += 2
@@ -88,7 +98,9 @@ class Decoder:
                         raise ProtocolError("PUBLISH with packet id 0")
                     packet_ids.append(packet_id)
                 elif quality:
-                    raise ProtocolError("PUBLISH of a quality of service that was not subscribed")
+                    raise ProtocolError(
+                        "PUBLISH of a quality of service that was not agreed", code=0x9B if quality == 4 else 0x81
+                    )
                 if v5:
                     if at < end and not data[at]:
                         at += 1
@@ -98,7 +110,7 @@ class Decoder:
                 if at > end:
                     raise ProtocolError("PUBLISH is cut off")
                 topic = topics.get(name) or self._topic(name)
-                publishes.append(new(Publish, (topic, data[at:end], first & 1 == 1)))
+                publishes.append(new(Publish, (topic, data[at:end], first & 1 == 1, packet_id)))
             else:
                 control.append(self._control(first, data[start:end]))
             position = end
@@ -119,6 +131,25 @@ class Decoder:
             self._topics.clear()
         self._topics[name] = topic
         return topic
+
+    @abstractmethod
+    def _control(self, first: int, body: bytes) -> C:
+        """Read a packet that is no PUBLISH.
+
+        Raises:
+            ProtocolError: it is malformed, or not for this side.
+            MalformedError: its properties are.
+        """
+
+    def _properties_to_end(self, name: str, body: bytes, start: int) -> Properties:
+        properties, end = decode_properties(body, start)
+        if end != len(body):
+            raise ProtocolError(f"{name} has {len(body) - end} bytes too many")
+        return properties
+
+
+class Decoder(PacketReader[Control]):
+    """What a client reads."""
 
     def _control(self, first: int, body: bytes) -> Control:  # noqa: C901 - one case a packet type
         if first & 0x0F:
@@ -164,12 +195,6 @@ class Decoder:
         if self._v5:
             _, at = decode_properties(body, at)
         return int.from_bytes(body[:2], "big"), tuple(body[at:])
-
-    def _properties_to_end(self, name: str, body: bytes, start: int) -> Properties:
-        properties, end = decode_properties(body, start)
-        if end != len(body):
-            raise ProtocolError(f"{name} has {len(body) - end} bytes too many")
-        return properties
 
 
 _CONTINUED = bytes(range(0x80, 0x100))

@@ -9,15 +9,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 from router_manager.relay.mqtt.properties import Properties, encode_properties
 
 MAX_REMAINING_LENGTH = 268_435_455
+C = TypeVar("C")
+"""The packets that one side reads beside PUBLISH."""
 
 
 class ProtocolError(Exception):
-    """The other side sent bytes that are not MQTT; the connection has to be closed."""
+    """The other side sent bytes that are not MQTT; the connection has to be closed.
+
+    Attributes:
+        code: what MQTT 5 calls it (section 2.4).
+    """
+
+    def __init__(self, message: str, *, code: int = 0x81) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Version(IntEnum):
@@ -48,11 +58,15 @@ class Type(IntEnum):
 
 
 class Publish(NamedTuple):
-    """One application message; `retained` marks the broker's stored copy, sent because of a new subscription."""
+    """One application message; `retained` marks the broker's stored copy, sent because of a new subscription.
+
+    `packet_id` is two bytes as they came, none at QoS 0.
+    """
 
     topic: str
     payload: bytes
     retained: bool
+    packet_id: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +116,7 @@ class Disconnect:
 
 
 @dataclass(frozen=True, slots=True)
-class Received:
+class Received(Generic[C]):
     """What one read of the socket held.
 
     Attributes:
@@ -113,7 +127,7 @@ class Received:
 
     publishes: list[Publish]
     packet_ids: list[bytes]
-    control: list[Control]
+    control: list[C]
 
 
 Control = Connack | Suback | Unsuback | Puback | Pingresp | Disconnect
@@ -135,29 +149,29 @@ def connect(
 ) -> bytes:
     """CONNECT without a will (section 3.1)."""
     flags = (0x02 if clean_start else 0) | (0x80 if username is not None else 0) | (0x40 if password is not None else 0)
-    body = _text("MQTT") + bytes([version, flags]) + keep_alive_seconds.to_bytes(2, "big")
+    body = text_field("MQTT") + bytes([version, flags]) + keep_alive_seconds.to_bytes(2, "big")
     if version is Version.V5:
         body += encode_properties(properties or {})
-    body += _text(client_id)
+    body += text_field(client_id)
     if username is not None:
-        body += _text(username)
+        body += text_field(username)
     if password is not None:
         body += _binary(password)
-    return _packet(Type.CONNECT << 4, body)
+    return packet(Type.CONNECT << 4, body)
 
 
 def subscribe(*, version: Version, packet_id: int, topics: Sequence[str], qos: int = 1) -> bytes:
     """SUBSCRIBE (section 3.8). In MQTT 5 the broker's retained copies are not asked for (3.8.3.1: handling 2)."""
     options = qos | (0x20 if version is Version.V5 else 0)
     body = packet_id.to_bytes(2, "big") + (b"\x00" if version is Version.V5 else b"")
-    body += b"".join([_text(topic) + bytes([options]) for topic in topics])
-    return _packet(Type.SUBSCRIBE << 4 | 2, body)
+    body += b"".join([text_field(topic) + bytes([options]) for topic in topics])
+    return packet(Type.SUBSCRIBE << 4 | 2, body)
 
 
 def unsubscribe(*, version: Version, packet_id: int, topics: Sequence[str]) -> bytes:
     """UNSUBSCRIBE (section 3.10)."""
     body = packet_id.to_bytes(2, "big") + (b"\x00" if version is Version.V5 else b"")
-    return _packet(Type.UNSUBSCRIBE << 4 | 2, body + b"".join([_text(topic) for topic in topics]))
+    return packet(Type.UNSUBSCRIBE << 4 | 2, body + b"".join([text_field(topic) for topic in topics]))
 
 
 def publish(
@@ -165,8 +179,8 @@ def publish(
 ) -> bytes:
     """PUBLISH (section 3.3): QoS 1 with a packet id, else QoS 0."""
     head = Type.PUBLISH << 4 | (0 if packet_id is None else 2) | retain
-    body = _text(topic) + (b"" if packet_id is None else packet_id.to_bytes(2, "big"))
-    return _packet(head, body + (b"\x00" if version is Version.V5 else b"") + payload)
+    body = text_field(topic) + (b"" if packet_id is None else packet_id.to_bytes(2, "big"))
+    return packet(head, body + (b"\x00" if version is Version.V5 else b"") + payload)
 
 
 def pubacks(packet_ids: Sequence[bytes]) -> bytes:
@@ -174,7 +188,12 @@ def pubacks(packet_ids: Sequence[bytes]) -> bytes:
     return b"\x40\x02" + b"\x40\x02".join(packet_ids) if packet_ids else b""
 
 
-def _packet(first: int, body: bytes) -> bytes:
+def packet(first: int, body: bytes) -> bytes:
+    """A packet of its first byte and all that is behind the length.
+
+    Raises:
+        ValueError: it is longer than MQTT allows.
+    """
     length = len(body)
     if length > MAX_REMAINING_LENGTH:
         msg = f"packet of {length} bytes: MQTT allows {MAX_REMAINING_LENGTH}"
@@ -187,7 +206,12 @@ def _packet(first: int, body: bytes) -> bytes:
             return bytes(head) + body
 
 
-def _text(text: str) -> bytes:
+def text_field(text: str) -> bytes:
+    """A string with its length in front (section 1.5.4).
+
+    Raises:
+        ValueError: it is longer than 65535 bytes.
+    """
     return _binary(text.encode())
 
 
