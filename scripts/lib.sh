@@ -100,6 +100,16 @@ ensure_mosquitto() {
     find_mosquitto >/dev/null || die "mosquitto was installed but is not found on PATH or in /usr/sbin"
 }
 
+# Kafka's testbed: its jars come with Maven and run on Java 17.
+ensure_kafka() {
+    local missing=()
+    "$PYTHON" -c 'import os; from scripts.testbed.kafka import java; java(os.environ)' 2>/dev/null ||
+        missing+=(openjdk-17-jre-headless)
+    command -v mvn >/dev/null || missing+=(maven)
+    ((${#missing[@]} == 0)) || apt_install "${missing[*]}" "${missing[@]}"
+    "$PYTHON" -m scripts.testbed.jars >/dev/null
+}
+
 ensure_control_plane() { "$PYTHON" -m scripts.testbed.binaries >/dev/null; }
 
 setup() {
