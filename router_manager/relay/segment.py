@@ -20,6 +20,7 @@ MAX_RECORD_BYTES = 64 << 20
 _BODY = struct.Struct("<IQqH")
 """Length of the body, record id, ingest time in ns since the epoch, length of the topic; topic and payload follow."""
 _BODY_AT = MARK_BYTES + 4
+LEAST_RECORD_BYTES = _BODY_AT + _BODY.size
 
 
 class Damage(NamedTuple):

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import secrets
+import time
 from bisect import bisect_right
 from collections.abc import Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -18,13 +19,16 @@ from typing import NamedTuple
 import structlog
 
 from router_manager.domain.payload import Record
-from router_manager.relay.segment import MARK_BYTES, Damage, Parsed, frame, parse
+from router_manager.relay.identity_file import spool_identity, sync_directory
+from router_manager.relay.segment import LEAST_RECORD_BYTES, MARK_BYTES, Damage, Parsed, frame, parse
 
 log = structlog.get_logger(__name__)
 
 _PAGE_BYTES = 128 << 10
 """Parsing a page holds the interpreter for about a millisecond: no longer, for the sake of the live lanes."""
 _INDEX_BYTES = 256 << 10
+_LEAST_SEGMENTS = 8
+"""What is given back is given back by the segment: a small spool has small ones."""
 _SUFFIX = ".log"
 
 
@@ -50,6 +54,14 @@ class Page:
     next_id: int
 
 
+class Limits(NamedTuple):
+    """Bytes: of a segment, about; of all together; that others are to have of the disk."""
+
+    segment_bytes: int
+    max_bytes: int
+    reserve_bytes: int
+
+
 @dataclass(slots=True)
 class _Segment:
     first_id: int
@@ -63,7 +75,7 @@ class Spool:
     """Segmented, checksummed, append-only; one task flushes. Made by `open`."""
 
     def __init__(
-        self, *, directory: Path, identity: str, segments: list[_Segment], next_id: int, limits: tuple[int, int]
+        self, *, directory: Path, identity: str, segments: list[_Segment], next_id: int, limits: Limits
     ) -> None:
         self.identity = identity
         self.head = next_id
@@ -73,25 +85,35 @@ class Spool:
         self.tail: list[Record] = []
         """What is between: accepted, and not yet on disk."""
         self.damaged = 0
+        """Places that could not be read."""
         self.size = sum(segment.size for segment in segments)
         self._directory = directory
         self._mark = bytes.fromhex(identity)[:MARK_BYTES]
         self._segments = segments
-        self._segment_bytes, self._max_bytes = limits
+        self._limits = limits
+        self.capacity = limits.max_bytes
+        """What the spool may take, as far as the disk has room for it."""
         self._reported: set[tuple[int, int]] = set()
         self._file: int | None = None
         self._writer = ThreadPoolExecutor(1, "spool-write")
         self._readers = ThreadPoolExecutor(2, "spool-read")
 
     @classmethod
-    def open(cls, directory: Path, *, segment_bytes: int = 16 << 20, max_bytes: int = 4 << 30) -> Spool:
+    def open(
+        cls, directory: Path, *, segment_bytes: int = 16 << 20, max_bytes: int = 4 << 30, reserve_bytes: int = 0
+    ) -> Spool:
         """Open or create; cuts a torn tail.
+
+        Args:
+            directory: of this spool alone.
+            segment_bytes: what one file takes, about.
+            max_bytes: what all may take.
+            reserve_bytes: of the disk, that the spool leaves free.
 
         Raises:
             OSError: the folder cannot be used.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        identity = _identity(directory / "id")
         segments = sorted(
             (
                 _Segment(int(path.stem), path, path.stat().st_size)
@@ -100,11 +122,13 @@ class Spool:
             ),
             key=lambda segment: segment.first_id,
         )
-        spool = cls(
-            directory=directory, identity=identity, segments=segments, next_id=1, limits=(segment_bytes, max_bytes)
-        )
+        limits = Limits(min(segment_bytes, max_bytes // _LEAST_SEGMENTS), max_bytes, reserve_bytes)
+        identity, damaged = spool_identity(directory / "id", files=[segment.path for segment in segments])
+        spool = cls(directory=directory, identity=identity, segments=segments, next_id=1, limits=limits)
+        spool.damaged = damaged
         if segments:
             spool._repair(segments[-1])
+        spool.measure()
         return spool
 
     @property
@@ -114,8 +138,49 @@ class Spool:
 
     @property
     def full(self) -> bool:
-        """The bound is reached: the sources have to wait."""
-        return self.size >= self._max_bytes
+        """The sources have to wait."""
+        return self.size >= self.capacity
+
+    @property
+    def obstacle(self) -> str:
+        """Why they have to; empty while they need not."""
+        if not self.full:
+            return ""
+        bound = self.capacity == self._limits.max_bytes
+        return "the spool is full: a target is behind" if bound else "the disk is full"
+
+    def measure(self) -> None:
+        """Look how much of the disk is left: others fill it, too."""
+        disk = os.statvfs(self._directory)
+        room = self.size + disk.f_bavail * disk.f_frsize - self._limits.reserve_bytes
+        self.capacity = max(0, min(self._limits.max_bytes, room))
+
+    def bytes_from(self, record_id: int) -> int:
+        """What there is from a record on, as exactly as the index is (256 KiB)."""
+        if record_id >= self.head:
+            return 0
+        index = max(bisect_right(self._segments, record_id, key=lambda segment: segment.first_id) - 1, 0)
+        return sum(segment.size for segment in self._segments[index:]) - self.seek(record_id).offset
+
+    def newest(self, max_bytes: float) -> int:
+        """The first record of the newest segments that take at most so many bytes together, or of the last one."""
+        size, first_id = 0, self.head
+        for segment in reversed(self._segments):
+            size += segment.size
+            if size > max_bytes and first_id != self.head:
+                break
+            first_id = segment.first_id
+        return first_id
+
+    def ages(self) -> list[tuple[int, float]]:
+        """By segment an id, and for how many seconds, by the wall clock, every record below has been here."""
+        ends = [segment.first_id for segment in self._segments[1:]] + [self.head]
+        now = time.time()
+        found = []
+        for end, segment in zip(ends, self._segments, strict=True):
+            with suppress(OSError):
+                found.append((end, now - segment.path.stat().st_mtime))
+        return found
 
     def accept(self, records: Sequence[Record]) -> None:
         """Take records, whose ids go on from `next_id`; they are on disk after the next flush."""
@@ -185,24 +250,27 @@ class Spool:
 
     def _write(self, data: bytes, first_id: int) -> None:
         """In the writer's thread, while the loop waits for it."""
-        if not self._segments or self._segments[-1].size >= self._segment_bytes:
+        if not self._segments or self._segments[-1].size >= self._limits.segment_bytes:
             self._roll(first_id)
         active = self._segments[-1]
         if self._file is None:
-            self._file = os.open(active.path, os.O_WRONLY | os.O_APPEND)
+            self._file = os.open(active.path, os.O_WRONLY)
         try:
-            rest = memoryview(data)
+            rest, at = memoryview(data), active.size
             while rest:
-                rest = rest[os.write(self._file, rest) :]
+                written = os.pwrite(self._file, rest, at)
+                rest, at = rest[written:], at + written
             os.fdatasync(self._file)
         except OSError:
-            os.ftruncate(self._file, active.size)
+            # The next try writes to the same place, whether this helps or not: a disk that forgot pages gets them anew.
+            with suppress(OSError):
+                os.ftruncate(self._file, active.size)
             raise
 
     def _roll(self, first_id: int) -> None:
         path = self._directory / f"{first_id:020d}{_SUFFIX}"
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
-        _sync_directory(self._directory)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        sync_directory(self._directory)
         if self._file is not None:
             os.close(self._file)
         self._file = file
@@ -236,7 +304,16 @@ class Spool:
                 length *= 4
 
     def _repair(self, segment: _Segment) -> None:
-        data = segment.path.read_bytes()
+        """Find the end of what was written; what is behind was never acknowledged, unless the disk is at fault."""
+        try:
+            data = segment.path.read_bytes()
+        except OSError as error:
+            log.error("cannot read the spool", file=segment.path.name, error=str(error))
+            self._report(segment, 0, segment.size)
+            # No id is used twice: as if all of it were the smallest records that there are.
+            self.head = self.next_id = segment.first_id + segment.size // LEAST_RECORD_BYTES + 1
+            self._roll(self.head)
+            return
         parsed = parse(data, mark=self._mark, final=True, topics=())
         if parsed.end < len(data):
             log.warning("cut a torn tail off the spool", bytes=len(data) - parsed.end)
@@ -251,30 +328,3 @@ class Spool:
             self._reported.add((segment.first_id, offset))
             self.damaged += 1
             log.error("damage in the spool", file=segment.path.name, offset=offset, bytes=length)
-
-
-def _identity(path: Path) -> str:
-    """32 random hex digits that are this spool's for as long as it lives."""
-    try:
-        text = path.read_text().strip()
-        if len(text) == 32 and bytes.fromhex(text):
-            return text
-        log.error("the spool's identity is damaged; its records cannot be read", file=str(path))
-    except FileNotFoundError:
-        pass
-    identity = secrets.token_hex(16)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(identity)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    temporary.rename(path)
-    _sync_directory(path.parent)
-    return identity
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

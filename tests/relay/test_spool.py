@@ -196,6 +196,27 @@ async def test_the_bound_is_on_all_segments_together(tmp_path: Path) -> None:
     spool.close()
 
 
+async def test_the_newest_segments_within_a_share_are_found(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, segment_bytes=1, max_bytes=1000)
+    for _ in range(4):
+        await append(spool, b"x" * 63)
+    one = spool.size // 4
+    shares = (0, one, 2 * one - 1, 2 * one, 3 * one, 4 * one, 1000)
+    assert [spool.newest(share) for share in shares] == [4, 4, 4, 3, 2, 1, 1]
+    spool.close()
+
+
+async def test_a_disk_that_others_fill_leaves_less_to_the_spool(tmp_path: Path) -> None:
+    disk = os.statvfs(tmp_path)
+    spool = Spool.open(tmp_path, reserve_bytes=disk.f_blocks * disk.f_frsize)
+    await append(spool, b"1")
+    assert (spool.full, spool.obstacle) == (True, "the disk is full")
+    spool.close()
+    spool = Spool.open(tmp_path, max_bytes=1)
+    assert (spool.full, spool.obstacle) == (True, "the spool is full: a target is behind")
+    spool.close()
+
+
 async def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     """A limit on the size of files is as near to a full disk as an account without root gets."""
     spool = Spool.open(tmp_path)
@@ -218,9 +239,65 @@ async def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_a_damaged_identity_is_told_and_not_the_end(tmp_path: Path) -> None:
-    Spool.open(tmp_path).close()
-    (tmp_path / "id").write_text("nonsense")
+async def test_a_failed_write_that_cannot_be_undone_is_written_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spool = Spool.open(tmp_path)
-    assert len(bytes.fromhex(spool.identity)) == 16
+    kept = await append(spool, b"kept")
+
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "disk")
+
+    late = [record(spool.next_id, b"late")]
+    spool.accept(late)
+    monkeypatch.setattr(os, "fdatasync", broken)
+    monkeypatch.setattr(os, "ftruncate", broken)
+    with pytest.raises(OSError, match="disk"):
+        await spool.flush()
+    monkeypatch.undo()
+    await spool.flush()
+    assert plain(await read_all(spool)) == plain(kept + late)
+    assert (spool.damaged, segments(tmp_path)[0].stat().st_size) == (0, spool.size)
     spool.close()
+
+
+@pytest.mark.parametrize("content", ["nonsense", "\xff", None], ids=["nonsense", "no ASCII", "lost"])
+async def test_records_are_read_although_the_identity_is_lost(tmp_path: Path, content: str | None) -> None:
+    spool = Spool.open(tmp_path, segment_bytes=1)
+    records = await append(spool, b"1") + await append(spool, b"2")
+    spool.close()
+    (tmp_path / "id").unlink() if content is None else (tmp_path / "id").write_text(content, "latin-1")
+    for damaged in (1, 0):
+        again = Spool.open(tmp_path, segment_bytes=1)
+        assert again.damaged == damaged
+        assert again.identity != spool.identity, "or targets would take new batches for old ones"
+        assert plain(await read_all(again)) == plain(records)
+        again.close()
+
+
+async def test_no_id_is_used_again_behind_a_segment_that_cannot_be_read(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, segment_bytes=1)
+    records = await append(spool, b"1") + await append(spool, b"2")
+    spool.close()
+    (last,) = segments(tmp_path)[1:]
+    last.rename(tmp_path / "moved")
+    (tmp_path / "not-there").symlink_to("/proc/self/mem")
+    (tmp_path / "not-there").rename(last)  # its first bytes cannot be read: EIO
+    again = Spool.open(tmp_path)
+    assert (again.damaged, again.head > records[-1].id) == (1, True)
+    new = await append(again, b"3")
+    assert plain(await read_all(again)) == plain(records[:1] + new)
+    again.close()
+
+
+async def test_ages_of_an_earlier_life_are_those_of_its_files(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, segment_bytes=1)
+    for n in range(3):
+        await append(spool, b"%d" % n)
+    spool.close()
+    now = segments(tmp_path)[0].stat().st_mtime
+    for path, age in zip(segments(tmp_path), (300, 200, 100), strict=True):
+        os.utime(path, (now - age, now - age))
+    again = Spool.open(tmp_path)
+    assert [(end, round(age, -2)) for end, age in again.ages()] == [(2, 300), (3, 200), (4, 100)]
+    again.close()
