@@ -33,7 +33,7 @@ from router_manager.relay.dead_letters import DeadLetters
 from router_manager.relay.lane import Lane, Memory
 from router_manager.relay.positions import Positions
 from router_manager.relay.pump import Outlet, Pump
-from router_manager.relay.sender import HttpSender
+from router_manager.relay.targets.exits import Exits
 from router_manager.relay.spool import Spool
 from scripts.testbed.processes import accepts, free_port
 from spire.identity import FixedIdentity, Identity
@@ -84,8 +84,8 @@ class Delivery:
         )
         [(key, way)] = ways(Table(routes=(route,))).items()
         identity = FixedIdentity(_RELAY) if secured else None
-        sender = HttpSender(EgressPolicy.parse(allowed=["127.0.0.0/8"]), identity=identity)
-        outlet = Outlet(sender=sender, dead_letters=self._dead_letters, spool_identity=self._spool.identity)
+        exits = Exits(EgressPolicy.parse(allowed=["127.0.0.0/8"]), identity=identity)
+        outlet = Outlet(exit=exits, dead_letters=self._dead_letters, spool_identity=self._spool.identity)
         lane = Lane(spool=self._spool, memory=Memory(64 << 20), feeds=way.feeds, position=1)
         pump = Pump(key=key, way=way, lane=lane, position=self._positions.file(key), outlet=outlet)
         started, used = time.perf_counter(), time.process_time()
@@ -98,7 +98,7 @@ class Delivery:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            await sender.close()
+            await exits.close()
         if pump.statistics.delivered != self.records or pump.statistics.retried:
             sys.exit(f"{pump.statistics.delivered} of {self.records} delivered: {pump.statistics.problem}")
         return took

@@ -16,6 +16,7 @@ from crds.errors import InvalidField
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
+_PORTS = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,19 @@ class EgressPolicy:
     refused: tuple[Network, ...] = ()
     plain_http: bool = False
     """Endpoints may be without TLS."""
+    kafka: frozenset[str] = frozenset()
+    """Brokers (host:port) that may be dialled. The others a cluster tells its client: no address can be checked."""
 
     @classmethod
     def parse(
-        cls, *, allowed: Iterable[str] = (), refused: Iterable[str] = (), plain_http: bool = False
+        cls,
+        *,
+        allowed: Iterable[str] = (),
+        refused: Iterable[str] = (),
+        plain_http: bool = False,
+        kafka: Iterable[str] = (),
     ) -> EgressPolicy:
-        """From CIDRs.
+        """From CIDRs, and the host:port of brokers.
 
         Raises:
             InvalidField: names the CIDR.
@@ -40,13 +48,22 @@ class EgressPolicy:
             allowed=_networks("egress.allow", allowed),
             refused=_networks("egress.refuse", refused),
             plain_http=plain_http,
+            kafka=frozenset(kafka),
         )
 
     def plain_refusal(self, url: str) -> str | None:
         """Why this URL may not be used by who has an identity, or None."""
-        if self.plain_http or not url.startswith("http://"):
+        if self.plain_http or not url.startswith(("http://", "mqtt://")):
             return None
-        return f"{url} is plain HTTP: https is asked for, unless the provider says --allow-plain-http"
+        plain, asked = ("plain HTTP", "https") if url.startswith("http://") else ("plain MQTT", "mqtts")
+        return f"{url} is {plain}: {asked} is asked for, unless the provider says --allow-plain-http"
+
+    def kafka_refusal(self, servers: Iterable[str]) -> str | None:
+        """Why a cluster may not be dialled at these brokers, or None."""
+        strangers = sorted(set(servers) - self.kafka)
+        if not strangers:
+            return None
+        return f"{', '.join(strangers)}: no Kafka broker that the provider names with --allow-kafka"
 
     def refusal(self, address: Address) -> str | None:
         """Why this address may not be connected to, or None."""
@@ -61,7 +78,7 @@ class EgressPolicy:
 
 
 def host_and_port(url: str, *, field: str = "url") -> tuple[str, int]:
-    """The host (brackets removed) and port of an http(s) URL.
+    """The host (brackets removed) and port of an http(s) or mqtt(s) URL.
 
     Raises:
         InvalidField: no host, a port that is none, or credentials in the URL.
@@ -70,10 +87,10 @@ def host_and_port(url: str, *, field: str = "url") -> tuple[str, int]:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise InvalidField(field=field, value=url, expected="an absolute http(s) URL with a valid port") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise InvalidField(field=field, value=url, expected="an absolute http(s) URL without credentials")
-    return parts.hostname, port or (443 if parts.scheme == "https" else 80)
+        raise InvalidField(field=field, value=url, expected="an absolute URL with a valid port") from error
+    if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
+        raise InvalidField(field=field, value=url, expected="an absolute http(s) or mqtt(s) URL without credentials")
+    return parts.hostname, port or _PORTS[parts.scheme]
 
 
 def _networks(field: str, cidrs: Iterable[str]) -> tuple[Network, ...]:

@@ -159,7 +159,8 @@ async def release(provider: RearProvider, binding: Binding, order: Order | None,
 def _purchase(transaction: wire.Transaction, order: Order) -> wire.PurchaseRequest:
     """REAR's own field for an endpoint can only repeat what was reserved, perhaps by an earlier life of ours."""
     reserved = _configuration(transaction.configuration) or order.configuration
-    return wire.PurchaseRequest(ingress_telemetry_endpoint=wire.TelemetryServer(endpoint=reserved.endpoints[0].url))
+    endpoint = wire.TelemetryServer(endpoint=reserved.endpoints[0].location)
+    return wire.PurchaseRequest(ingress_telemetry_endpoint=endpoint)
 
 
 async def _ended(provider: RearProvider, contract: wire.Contract) -> bool:

@@ -67,6 +67,9 @@ class EgressSettings(ProcessSettings):
         default=False,
         description="deliver to endpoints without TLS, which prove nothing: for a network that is trusted",
     )
+    allow_kafka: tuple[str, ...] = Field(
+        default=(), description="host:port of the Kafka brokers that routes may name; no other is dialled"
+    )
 
     @property
     def egress(self) -> EgressPolicy:
@@ -76,7 +79,10 @@ class EgressSettings(ProcessSettings):
             InvalidField: names the CIDR that is none.
         """
         return EgressPolicy.parse(
-            allowed=self.egress_allow, refused=self.egress_refuse, plain_http=self.allow_plain_http
+            allowed=self.egress_allow,
+            refused=self.egress_refuse,
+            plain_http=self.allow_plain_http,
+            kafka=self.allow_kafka,
         )
 
 

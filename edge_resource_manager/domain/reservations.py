@@ -17,7 +17,7 @@ from crds.conditions import parse_timestamp, timestamp
 from crds.errors import InvalidField
 from crds.models import fluidos
 from crds.models.base import ObjectMeta
-from crds.models.configuration import SensorConfiguration
+from crds.models.configuration import SensorConfiguration, parse_configuration
 from edge_resource_manager.domain.buyers import May
 from spire.domain.spiffe_id import SpiffeId
 
@@ -261,7 +261,7 @@ def reconfigured(
     spec = contract.spec.model_copy(
         update={
             "configuration": _stored(configuration),
-            "ingress_telemetry_endpoint": _telemetry(configuration.endpoints[0].url),
+            "ingress_telemetry_endpoint": _telemetry(configuration.endpoints[0].location),
             "expiration_time": _end(now, terms.contract),
         }
     )
@@ -321,7 +321,7 @@ def _proof(buyer: SpiffeId | None) -> dict[str, str]:
 
 def _first_endpoint(transaction: fluidos.Transaction) -> str:
     data = transaction.spec.configuration.data if transaction.spec.configuration else {}
-    return str(data["endpoints"][0]["url"]) if data.get("endpoints") else ""
+    return parse_configuration(data).endpoints[0].location if data.get("endpoints") else ""
 
 
 def _stored(configuration: SensorConfiguration) -> fluidos.Configuration:

@@ -50,19 +50,23 @@ class EgressGate:
         Raises:
             InvalidField: a URL without a host, or with a port that is none.
         """
-        targets = [
-            (endpoint, *host_and_port(endpoint.url, field=f"endpoint {endpoint.name}")) for endpoint in endpoints
-        ]
-        for endpoint, *_ in targets:
-            if reason := self._policy.plain_refusal(endpoint.url):
-                return Refusal(endpoint.name, endpoint.url, reason)
+        targets: list[tuple[Endpoint, str, int]] = []
+        for endpoint in endpoints:
+            url = endpoint.location
+            if endpoint.kafka is None:
+                targets.append((endpoint, *host_and_port(url, field=f"endpoint {endpoint.name}")))
+                reason = self._policy.plain_refusal(url)
+            else:
+                reason = self._policy.kafka_refusal(endpoint.kafka.bootstrap_servers)
+            if reason:
+                return Refusal(endpoint.name, url, reason)
         found = await asyncio.gather(*(self._resolve(host, port) for _, host, port in targets))
         for (endpoint, host, _), addresses in zip(targets, found, strict=True):
             if isinstance(addresses, str):
-                return Refusal(endpoint.name, endpoint.url, f"{host} {addresses}")
+                return Refusal(endpoint.name, endpoint.location, f"{host} {addresses}")
             for address in addresses:
                 if reason := self._policy.refusal(address):
-                    return Refusal(endpoint.name, endpoint.url, reason)
+                    return Refusal(endpoint.name, endpoint.location, reason)
         return None
 
     async def _resolve(self, host: str, port: int) -> tuple[Address, ...] | str:

@@ -44,12 +44,25 @@ class Failure:
     reason: str
 
 
-Answer = Response | Failure
+@dataclass(frozen=True, slots=True)
+class Receipts:
+    """A target answered for each record, and has all of them but those that it refuses.
+
+    Attributes:
+        refused: index in the batch, and why the target will never take that record.
+    """
+
+    refused: tuple[tuple[int, str], ...] = ()
+
+
+Answer = Response | Receipts | Failure
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The target has the batch."""
+    """The target has the batch, without the records that it refused: these go to the dead letters."""
+
+    refused: tuple[tuple[int, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +101,8 @@ def judge(answer: Answer, *, records: int, attempt: int, now: datetime, jitter: 
     pause = backoff_seconds(attempt, jitter=jitter)
     if isinstance(answer, Failure):
         return Retry(pause, answer.reason)
+    if isinstance(answer, Receipts):
+        return Delivered(answer.refused)
     status = answer.status
     reason = f"HTTP {status}" + (f": {answer.body}" if answer.body else "")
     if 200 <= status < 300:

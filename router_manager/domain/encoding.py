@@ -1,4 +1,4 @@
-"""Request bodies: JSON array, NDJSON and InfluxDB line protocol.
+"""What is sent of each record, and request bodies: JSON array, NDJSON and InfluxDB line protocol.
 
 JSON payloads that nobody wants shaped go through byte for byte. Everything else is written by a `Writer`, one for each
 form and source: targets that want the same form of the same source share the writer, and what it wrote of a record.
@@ -12,12 +12,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal
 from weakref import WeakValueDictionary
 
 import orjson
 
 from crds.errors import InvalidField
+from crds.models.addresses import InfluxDB, Kafka, Mqtt
 from crds.models.dataroute import ResolvedSource
 from crds.models.delivery import Encoding, Endpoint
 from crds.models.shaping import LineProtocol, Shape
@@ -32,19 +33,36 @@ CONTENT_TYPES: Mapping[Encoding, str] = {
 }
 
 
+Carrier = Literal["JSONArray", "NDJSON", "InfluxLine", "Message"]
+"""What stands around a reading: its neighbours in a body, or nothing."""
+
+
+def carrier_of(target: Endpoint) -> Carrier:
+    """How the readings of a target travel."""
+    match target.address:
+        case str():
+            return target.encoding
+        case InfluxDB():
+            return "InfluxLine"
+        case Kafka() | Mqtt():
+            return "Message"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
-    """A request body.
+class Written:
+    """What is sent of records.
 
     Attributes:
-        body: bytes to send.
+        records: those that can be sent.
+        parts: of each of them, what is sent.
         wrapped: records whose payload is not JSON and that went as base64 in an object of ours.
-        unencodable: records that the encoding cannot carry, with the reason; they are not in the body.
+        unencodable: the others, with the reason.
     """
 
-    body: bytes
-    wrapped: int
-    unencodable: tuple[tuple[Record, str], ...] = ()
+    records: Sequence[Record]
+    parts: Sequence[bytes]
+    wrapped: int = 0
+    unencodable: Sequence[tuple[Record, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +76,7 @@ class Form:
     @classmethod
     def of(cls, target: Endpoint) -> Form:
         """The form of a target."""
-        if target.encoding == "InfluxLine":
+        if carrier_of(target) == "InfluxLine":
             return cls(line=target.line or LineProtocol(), shape=target.shape)
         return cls(envelope=target.envelope, shape=target.shape)
 
@@ -118,42 +136,48 @@ def writers(form: Form, sources: Mapping[str, ResolvedSource]) -> Writers:
     return found
 
 
-def encode(
-    records: Sequence[Record], *, encoding: Encoding, writers: Writers | None = None, shared: bool = False
-) -> Encoded:
-    """Write records in the target's encoding.
+def write(
+    records: Sequence[Record], *, carrier: Carrier, writers: Writers | None = None, shared: bool = False
+) -> Written:
+    """Write records as their target wants them.
 
     Args:
         records: in the order of delivery.
-        encoding: of the target.
+        carrier: of the target.
         writers: of the target; None sends payloads as they are.
         shared: other targets have some of these writers, so records keep what was written.
     """
     unencodable: list[tuple[Record, str]] = []
     if writers is None:
+        if carrier == "Message":
+            return Written(records=records, parts=[record.payload for record in records])
         parts = [record.payload if record.value is not NOT_JSON else _payload(record) for record in records]
     else:
-        parts = []
+        parts, kept = [], []
         for record in records:
             writer = writers[record.topic]
             part = _shared(record, writer) if shared else writer.write(record)
             if isinstance(part, bytes):
                 parts.append(part)
+                kept.append(record)
             else:
                 unencodable.append((record, part.reason))
+        records = kept
+    wrapped = 0 if carrier == "InfluxLine" else len([record for record in records if record.value is NOT_JSON])
+    return Written(records=records, parts=parts, wrapped=wrapped, unencodable=unencodable)
+
+
+def framed(parts: Sequence[bytes], encoding: Encoding) -> bytes:
+    """One request body of what was written."""
     if encoding == "InfluxLine":
-        return Encoded(body=b"".join(parts), wrapped=0, unencodable=tuple(unencodable))
-    strangers = [record for record in records if record.value is NOT_JSON]
-    wrapped = len(strangers) - len([record for record, _ in unencodable if record.value is NOT_JSON])
+        return b"".join(parts)
     if encoding == "JSONArray":
-        body = b"[" + b",".join(parts) + b"]"
-    else:
-        # A line break in valid JSON is white space between tokens: inside strings it is escaped.
-        lines = [
-            part.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in part or b"\r" in part else part for part in parts
-        ]
-        body = b"\n".join(lines) + b"\n"
-    return Encoded(body=body, wrapped=wrapped, unencodable=tuple(unencodable))
+        return b"[" + b",".join(parts) + b"]"
+    # A line break in valid JSON is white space between tokens: inside strings it is escaped.
+    lines = [
+        part.replace(b"\n", b" ").replace(b"\r", b" ") if b"\n" in part or b"\r" in part else part for part in parts
+    ]
+    return b"\n".join(lines) + b"\n"
 
 
 def rfc3339(ns: int) -> str:

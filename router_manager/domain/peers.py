@@ -11,7 +11,7 @@ from spire.domain.spiffe_id import SpiffeId, TrustDomain
 
 @dataclass(frozen=True, slots=True)
 class Anybody:
-    """Plain HTTP: nobody proves anything."""
+    """Plain HTTP or MQTT: nobody proves anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,6 @@ def peer_of(target: Endpoint, *, trust_domain: str | None) -> Peer:
         return Exactly(SpiffeId.parse(target.spiffe_id))
     if target.ca_bundle is not None:
         return Certified(target.ca_bundle)
-    if target.url.startswith("https://"):
+    if target.location.startswith(("https://", "mqtts://")):
         return EndpointOf(None if trust_domain is None else TrustDomain(trust_domain))
     return Anybody()

@@ -217,14 +217,17 @@ def _refusal(route: DataRoute, *, policy: EgressPolicy, insecure: bool) -> Verdi
 
 
 def _target_refusal(target: Endpoint, *, policy: EgressPolicy, insecure: bool) -> tuple[Reason, str] | None:
-    try:
-        host, _ = host_and_port(target.url, field="url")
-    except InvalidField as error:
-        return Reason.EGRESS_REFUSED, str(error)
-    address = policy.refusal(ip_address(host)) if _is_address(host) else None
+    if target.kafka is not None:
+        address = policy.kafka_refusal(target.kafka.bootstrap_servers)
+    else:
+        try:
+            host, _ = host_and_port(target.location, field="url")
+        except InvalidField as error:
+            return Reason.EGRESS_REFUSED, str(error)
+        address = policy.refusal(ip_address(host)) if _is_address(host) else None
     if address is not None:
         return Reason.EGRESS_REFUSED, address
-    plain = None if insecure else policy.plain_refusal(target.url)
+    plain = None if insecure else policy.plain_refusal(target.location)
     if plain is not None:
         return Reason.PLAIN_HTTP, plain
     if target.ca_bundle is not None:
@@ -237,8 +240,8 @@ def _target_refusal(target: Endpoint, *, policy: EgressPolicy, insecure: bool) -
 
 def _open_targets(route: DataRoute) -> str:
     """What a reader should know of targets that prove nothing."""
-    names = [target.name for target in route.spec.targets if target.url.startswith("http://")]
-    return f"plain HTTP, so nobody proves to be the target: {', '.join(names)}" if names else ""
+    names = [target.name for target in route.spec.targets if target.location.startswith(("http://", "mqtt://"))]
+    return f"plain HTTP or MQTT, so nobody proves to be the target: {', '.join(names)}" if names else ""
 
 
 def _choose(source: RouteSource, flavors: Mapping[str, Offered]) -> tuple[list[Offered], list[str]]:

@@ -17,8 +17,8 @@ from router_manager.relay.grants_source import KubeGrants
 from router_manager.relay.metrics import RelayCollector
 from router_manager.relay.reporter import KubeReporter, Reports
 from router_manager.relay.routes_source import KubeRoutes
-from router_manager.relay.sender import HttpSender
 from router_manager.relay.settings import Settings
+from router_manager.relay.targets.exits import Exits
 from spire.domain.spiffe_id import SpiffeId
 from spire.identity import IdentitySource
 from spire.workload import identity_of
@@ -35,11 +35,11 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set, then drain."""
     policy, bounds = settings.egress, Bounds(spool_bytes=settings.spool_bytes)
     async with identity_of(settings, stop=stop) as identity:
-        sender = HttpSender(policy, identity=identity, timeout_seconds=settings.target_timeout_seconds)
+        exits = Exits(policy, identity=identity, timeout_seconds=settings.target_timeout_seconds)
         async with Relay(
             state=settings.state_dir,
             session=settings.session(identity),
-            sender=sender,
+            exits=exits,
             bounds=bounds,
             listen=settings.listening(identity),
         ) as relay:

@@ -30,8 +30,8 @@ from router_manager.relay.listener.server import Listener, ListenSettings
 from router_manager.relay.mqtt.client import Session, SessionSettings
 from router_manager.relay.positions import Positions
 from router_manager.relay.pump import Outlet, Pump
-from router_manager.relay.sender import Sender
 from router_manager.relay.spool import Spool
+from router_manager.relay.targets.base import Exit
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class Relay:
         *,
         state: Path,
         session: SessionSettings,
-        sender: Sender,
+        exits: Exit,
         bounds: Bounds | None = None,
         listen: ListenSettings | None = None,
     ) -> None:
@@ -71,7 +71,7 @@ class Relay:
         Args:
             state: folder of this relay alone.
             session: to the node's broker.
-            sender: reaches the targets.
+            exits: to the targets.
             bounds: what it may use.
             listen: where devices connect without the broker, if they may.
 
@@ -92,7 +92,7 @@ class Relay:
         self._positions = Positions(state / "positions")
         self._memory = Memory(bounds.memory_bytes)
         self._outlet = Outlet(
-            sender=sender,
+            exit=exits,
             dead_letters=DeadLetters(state / "dead-letters"),
             spool_identity=self.spool.identity,
             limits=bounds.batch,
@@ -124,7 +124,7 @@ class Relay:
         await _stop([*self._service.values(), *self._tasks.values()])
         for pump in self.pumps.values():
             pump.save_position()
-        await self._outlet.sender.close()
+        await self._outlet.exit.close()
         self.spool.close()
         os.close(self._lock)
 

@@ -1,6 +1,6 @@
-"""Delivers one lane to its target: batch, encode, POST, and whatever the answer asks for.
+"""Delivers one lane to its target: batch, write, send, and whatever the answer asks for.
 
-One request is in flight at a time, so the order of a device's readings is kept.
+One batch is in flight at a time, so the order of a device's readings is kept.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from router_manager.domain.batching import (
     linger_seconds,
     shrunk,
 )
-from router_manager.domain.encoding import CONTENT_TYPES, encode
+from router_manager.domain.encoding import carrier_of, write
 from router_manager.domain.filters import Drop, FilterState
 from router_manager.domain.payload import Record
 from router_manager.domain.table import LaneKey, Way
 from router_manager.relay.dead_letters import DeadLetters
 from router_manager.relay.lane import Lane
 from router_manager.relay.positions import PositionFile
-from router_manager.relay.sender import Sender
 from router_manager.relay.statistics import LaneStatistics
+from router_manager.relay.targets.base import Batch, Exit
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ _MAX_LINGER_SECONDS = 0.008
 class Outlet:
     """What all pumps share."""
 
-    sender: Sender
+    exit: Exit
     dead_letters: DeadLetters
     spool_identity: str
     limits: BatchLimits = field(default_factory=BatchLimits)
@@ -151,23 +151,18 @@ class Pump:
 
     async def _try(self, records: Sequence[Record], attempt: int) -> Outcome:
         """Send what of the records can be written and is still wanted."""
-        way, outlet, target = self.way, self._outlet, self.way.target
+        way, outlet = self.way, self._outlet
         wanted = [record for record in records if record.topic in way.feeds] if attempt else records
-        encoded = encode(wanted, encoding=target.encoding, writers=way.writers, shared=way.shared)
-        if encoded.unencodable:
-            if attempt == 0:
-                await self._bury(encoded.unencodable)
-            unencodable = {record.id for record, _ in encoded.unencodable}
-            wanted = [record for record in wanted if record.id not in unencodable]
+        written = write(wanted, carrier=carrier_of(way.target), writers=way.writers, shared=way.shared)
+        if written.unencodable and attempt == 0:
+            await self._bury(written.unencodable)
+        wanted = written.records
         if not wanted:
             return Delivered()
-        headers = {
-            "Content-Type": CONTENT_TYPES[target.encoding],
-            "Idempotency-Key": batch_id(
-                spool=outlet.spool_identity, route_uid=self.key.route_uid, target=target.name, records=wanted
-            ),
-        }
-        answer = await outlet.sender.post(target.url, encoded.body, headers, peer=way.peer)
+        key = batch_id(
+            spool=outlet.spool_identity, route_uid=self.key.route_uid, target=way.target.name, records=wanted
+        )
+        answer = await outlet.exit.send(Batch(way=way, records=wanted, parts=written.parts, key=key))
         now_ns = time.time_ns()
         outcome = judge(
             answer,
@@ -178,7 +173,11 @@ class Pump:
         )
         if isinstance(outcome, Delivered):
             first = self.statistics.delivered == 0
-            self.statistics.wrapped += encoded.wrapped
+            self.statistics.wrapped += written.wrapped
+            if outcome.refused:
+                await self._bury([(wanted[index], reason) for index, reason in outcome.refused])
+                refused = {index for index, _ in outcome.refused}
+                wanted = [record for index, record in enumerate(wanted) if index not in refused]
             self.statistics.count_delivery(wanted, now_ns=now_ns)
             if first:
                 outlet.on_first_delivery()

@@ -18,7 +18,7 @@ from crds.models.base import validate
 from crds.models.dataroute import ResolvedSource
 from crds.models.delivery import Encoding
 from crds.models.shaping import LineProtocol
-from router_manager.domain.encoding import CONTENT_TYPES, Form, encode, writers
+from router_manager.domain.encoding import CONTENT_TYPES, Form, framed, write, writers
 from router_manager.domain.payload import Record
 from scripts.sink.bodies import line_fields, readings
 from scripts.sink.record import Endpoint, Fault, Received
@@ -55,7 +55,7 @@ async def post(sink: Sink, body: object, *, name: str = "a", content_type: str =
 def of_relay(encoding: Encoding, *, envelope: bool = False) -> bytes:
     record = Record(1, 0, "t", orjson.dumps(READING))
     form = Form(line=LineProtocol() if encoding == "InfluxLine" else None, envelope=envelope)
-    return encode([record, record], encoding=encoding, writers=writers(form, {"t": SOURCE})).body
+    return framed(write([record, record], carrier=encoding, writers=writers(form, {"t": SOURCE})).parts, encoding)
 
 
 @pytest.mark.parametrize("encoding", ["JSONArray", "NDJSON", "InfluxLine"])
@@ -80,7 +80,7 @@ def test_line_protocol_keeps_texts_numbers_and_truth_values(fields: dict[str, An
     if record is None:
         return
     lines = writers(Form(line=LineProtocol()), {"t": SOURCE})
-    body = encode([record], encoding="InfluxLine", writers=lines).body
+    body = b"".join(write([record], carrier="InfluxLine", writers=lines).parts)
     assert line_fields(body.decode().removesuffix("\n")) == {"x": 1.0, **payload}
 
 

@@ -22,7 +22,8 @@ from router_manager.domain.table import Route, Table
 from router_manager.relay.engine import Bounds, Relay
 from router_manager.relay.mqtt.client import SessionSettings
 from router_manager.relay.mqtt.packets import Version, connect, publish
-from router_manager.relay.sender import HttpSender, Sender
+from router_manager.relay.targets.base import Exit
+from router_manager.relay.targets.exits import Exits
 from spire.domain.spiffe_id import SpiffeId
 from spire.tls import peer_of
 
@@ -141,14 +142,14 @@ async def relay(
     state: Path,
     port: int,
     *,
-    sender: Sender | None = None,
+    exits: Exit | None = None,
     version: Version = Version.V5,
     tls: ssl.SSLContext | None = None,
     **bounds: Any,
 ) -> AsyncIterator[Relay]:
     settings = SessionSettings(host="127.0.0.1", port=port, client_id="relay-under-test", version=version, tls=tls)
-    sender = sender or HttpSender(LOOPBACK, timeout_seconds=2.0)
-    async with Relay(state=state, session=settings, sender=sender, bounds=Bounds(**bounds)) as running:
+    exits = exits or Exits(LOOPBACK, timeout_seconds=2.0)
+    async with Relay(state=state, session=settings, exits=exits, bounds=Bounds(**bounds)) as running:
         yield running
 
 

@@ -15,7 +15,7 @@ from router_manager.domain.batching import BatchLimits
 from router_manager.domain.table import LaneKey, Table
 from router_manager.relay.engine import StateInUse
 from router_manager.relay.mqtt.packets import Version
-from router_manager.relay.sender import HttpSender
+from router_manager.relay.targets.exits import Exits
 from scripts.testbed.broker import Broker
 from tests.relay.support import (
     Answer,
@@ -226,8 +226,8 @@ async def test_readings_that_an_encoding_cannot_carry_do_not_hold_up_the_others(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
 async def test_the_egress_policy_holds_for_addresses_and_names(tmp_path: Path, broker: Broker, host: str) -> None:
-    sender = HttpSender(EgressPolicy())
-    async with serving(Target()) as target, relay(tmp_path / "state", broker.port, sender=sender) as running:
+    exits = Exits(EgressPolicy())
+    async with serving(Target()) as target, relay(tmp_path / "state", broker.port, exits=exits) as running:
         await serve(running, route(endpoint(f"http://{host}:{target.port}/")))
         await publish_all(broker.port, numbered([1]))
         await until(lambda: running.pumps[KEY].statistics.problem)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crds.models.shaping import LineProtocol, Shape
-from router_manager.domain.encoding import Form, encode, rfc3339, writers
+from router_manager.domain.encoding import Form, framed, rfc3339, write, writers
 from tests.relay.support import endpoint, record, source
 
 SOURCES = {
@@ -23,7 +23,7 @@ SOURCES = {
 def body(*payloads: bytes, encoding: Any = "JSONArray", envelope: bool = False) -> bytes:
     target = endpoint("http://a", encoding=encoding, envelope=envelope)
     records = [record(n + 1, payload) for n, payload in enumerate(payloads)]
-    return encode(records, encoding=encoding, writers=writers(Form.of(target), SOURCES)).body
+    return framed(write(records, carrier=encoding, writers=writers(Form.of(target), SOURCES)).parts, encoding)
 
 
 def test_json_goes_through_byte_for_byte() -> None:
@@ -38,8 +38,8 @@ def test_ndjson_has_a_line_a_reading_however_it_was_printed() -> None:
 @pytest.mark.parametrize("payload", [b"", b"\xff\x00", b"1,2", b'{"v":NaN}', b"hello"])
 @pytest.mark.parametrize("encoding", ["JSONArray", "NDJSON"])
 def test_what_is_not_json_is_wrapped_and_counted(payload: bytes, encoding: Any) -> None:
-    encoded = encode([record(5, payload, at_ns=1_000_000_001)], encoding=encoding)
-    value = orjson.loads(encoded.body)
+    encoded = write([record(5, payload, at_ns=1_000_000_001)], carrier=encoding)
+    value = orjson.loads(framed(encoded.parts, encoding))
     wrapped = value[0] if encoding == "JSONArray" else value
     assert wrapped["topic"] == "a/b"
     assert wrapped["ingestedAt"] == "1970-01-01T00:00:01.000000001Z"
@@ -104,8 +104,8 @@ def test_nested_members_are_flattened_one_level() -> None:
 
 def line_of(payload: bytes, **line: Any) -> str:
     target = endpoint("http://a", encoding="InfluxLine", line=LineProtocol.model_validate_json(orjson.dumps(line)))
-    encoded = encode([record(7, payload)], encoding="InfluxLine", writers=writers(Form.of(target), SOURCES))
-    return encoded.body.decode() or encoded.unencodable[0][1]
+    encoded = write([record(7, payload)], carrier="InfluxLine", writers=writers(Form.of(target), SOURCES))
+    return b"".join(encoded.parts).decode() or encoded.unencodable[0][1]
 
 
 def test_a_line_has_the_measurement_and_tags_that_were_asked_for() -> None:
@@ -150,15 +150,15 @@ def test_shaped_fields_become_lines() -> None:
     }
     target = endpoint("http://a", encoding="InfluxLine", shape=Shape.model_validate_json(orjson.dumps(shape)))
     payload = b'{"temperature":21.5,"other":1,"at":{"lat":2,"lon":3}}'
-    encoded = encode([record(7, payload)], encoding="InfluxLine", writers=writers(Form.of(target), SOURCES))
-    assert encoded.body.endswith(b"sensor=t\\,1 temp\\ f=70.7,at_lat=2 7\n")
+    encoded = write([record(7, payload)], carrier="InfluxLine", writers=writers(Form.of(target), SOURCES))
+    assert encoded.parts[0].endswith(b"sensor=t\\,1 temp\\ f=70.7,at_lat=2 7\n")
 
 
 def test_what_does_not_fit_a_shape_is_handed_back_and_the_rest_is_sent() -> None:
     target = endpoint("http://a", shape=Shape(keep=("/v",)), envelope=True)
     records = [record(1, b"hello"), record(2, b'{"v":1,"w":2}'), record(3, b"{}")]
-    encoded = encode(records, encoding="JSONArray", writers=writers(Form.of(target), SOURCES))
-    assert [one["reading"] for one in orjson.loads(encoded.body)] == [{"v": 1}]
+    encoded = write(records, carrier="JSONArray", writers=writers(Form.of(target), SOURCES))
+    assert [one["reading"] for one in map(orjson.loads, encoded.parts)] == [{"v": 1}]
     assert [(one.id, why) for one, why in encoded.unencodable] == [
         (1, "shape: not JSON"),
         (3, "shape: none of the fields to keep is there"),
@@ -169,19 +169,19 @@ def test_what_does_not_fit_a_shape_is_handed_back_and_the_rest_is_sent() -> None
 def test_a_record_is_written_once_for_all_targets_that_share_a_form() -> None:
     made = writers(Form(envelope=True), SOURCES)
     one = record(1)
-    first = encode([one], encoding="JSONArray", writers=made, shared=True)
+    first = write([one], carrier="JSONArray", writers=made, shared=True)
     assert one.written is not None
     (part,) = one.written.values()
     one.payload = b"changed"
-    assert encode([one], encoding="NDJSON", writers=made, shared=True).body == part + b"\n"
-    assert first.body == b"[" + part + b"]"
+    assert write([one], carrier="NDJSON", writers=made, shared=True).parts == [part]
+    assert first.parts == [part]
 
 
 @pytest.mark.parametrize("payload", [b"hello", b"{}", b"[1]", b'{"list":[1]}', b"null"])
 def test_what_has_no_field_is_handed_back_with_the_reason(payload: bytes) -> None:
     good, bad = record(1, b'{"v":1}'), record(2, payload)
-    encoded = encode([good, bad], encoding="InfluxLine", writers=writers(Form(line=LineProtocol()), SOURCES))
-    assert encoded.body.count(b"\n") == 1
+    encoded = write([good, bad], carrier="InfluxLine", writers=writers(Form(line=LineProtocol()), SOURCES))
+    assert [part.count(b"\n") for part in encoded.parts] == [1]
     ((refused, reason),) = encoded.unencodable
     assert refused is bad
     assert reason.startswith("InfluxLine: ")

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from crds.models.delivery import Endpoint
 from router_manager.domain.table import LaneKey
 from router_manager.relay.engine import Relay
-from router_manager.relay.sender import HttpSender
+from router_manager.relay.targets.exits import Exits
 from scripts.testbed.broker import Broker
 from spire.domain.authorization import exactly, under
 from spire.identity import FixedIdentity, Identity
@@ -55,9 +55,9 @@ def at_consumer(path: str = TELEGRAF, ca: Ca = CONSUMER) -> Target:
     return secured(ca.identity(path, knows=[PROVIDER]))
 
 
-def sender(identity: Identity | FixedIdentity = RELAY, *, plain_http: bool = False) -> HttpSender:
+def exits(identity: Identity | FixedIdentity = RELAY, *, plain_http: bool = False) -> Exits:
     source = identity if isinstance(identity, FixedIdentity) else FixedIdentity(identity)
-    return HttpSender(replace(LOOPBACK, plain_http=plain_http), identity=source, timeout_seconds=2.0)
+    return Exits(replace(LOOPBACK, plain_http=plain_http), identity=source, timeout_seconds=2.0)
 
 
 def problem(running: Relay, key: LaneKey = KEY) -> str:
@@ -77,7 +77,7 @@ def problem(running: Relay, key: LaneKey = KEY) -> str:
 async def test_who_is_expected_gets_the_readings_and_learns_from_whom(
     tmp_path: Path, broker: Broker, target: Callable[[], Target], trust_domain: str | None, spiffe_id: str | None
 ) -> None:
-    async with serving(target()) as served, relay(tmp_path / "state", broker.port, sender=sender()) as running:
+    async with serving(target()) as served, relay(tmp_path / "state", broker.port, exits=exits()) as running:
         await serve(running, route(endpoint(served, spiffe_id=spiffe_id), trust_domain=trust_domain))
         await publish_all(broker.port, numbered(range(500)))
         await until(lambda: served.ids == list(range(500)))
@@ -133,7 +133,7 @@ async def test_anybody_else_gets_nothing_until_the_right_one_is_there(
 ) -> None:
     source = FixedIdentity(identity())
     target = Target(tls=server_context(source, authorize=under("/relay/")))
-    async with serving(target), relay(tmp_path / "state", broker.port, sender=sender()) as running:
+    async with serving(target), relay(tmp_path / "state", broker.port, exits=exits()) as running:
         await serve(running, route(endpoint(target, spiffe_id=spiffe_id), trust_domain="consumer.test"))
         await publish_all(broker.port, numbered(range(10)))
         await until(lambda: problem(running))
@@ -151,7 +151,7 @@ async def test_a_target_whose_certificate_becomes_right_gets_what_it_is_owed(tmp
     source = FixedIdentity(CONSUMER.identity("/endpoint/default/wrong", knows=[PROVIDER]))
     target = Target(tls=server_context(source, authorize=under("/relay/")))
     named = f"spiffe://consumer.test{TELEGRAF}"
-    async with serving(target), relay(tmp_path / "state", broker.port, sender=sender()) as running:
+    async with serving(target), relay(tmp_path / "state", broker.port, exits=exits()) as running:
         await serve(running, route(endpoint(target, spiffe_id=named)))
         await publish_all(broker.port, numbered(range(10)))
         await until(lambda: "expected" in problem(running))
@@ -167,7 +167,7 @@ async def test_a_target_that_does_not_take_from_this_relay_is_told_as_such(tmp_p
             authorize=exactly(PROVIDER.trust_domain.spiffe_id("relay", "edge-2")),
         )
     )
-    async with serving(target), relay(tmp_path / "state", broker.port, sender=sender()) as running:
+    async with serving(target), relay(tmp_path / "state", broker.port, exits=exits()) as running:
         await serve(running, route(endpoint(target), trust_domain="consumer.test"))
         await publish_all(broker.port, numbered(range(10)))
         await until(lambda: running.pumps[KEY].statistics.retried >= 2)
@@ -177,7 +177,7 @@ async def test_a_target_that_does_not_take_from_this_relay_is_told_as_such(tmp_p
 
 async def test_a_connection_made_for_one_expectation_serves_no_other(tmp_path: Path, broker: Broker) -> None:
     right, wrong = f"spiffe://consumer.test{TELEGRAF}", "spiffe://consumer.test/endpoint/default/influx"
-    async with serving(at_consumer()) as target, relay(tmp_path / "state", broker.port, sender=sender()) as running:
+    async with serving(at_consumer()) as target, relay(tmp_path / "state", broker.port, exits=exits()) as running:
         await serve(
             running,
             route(endpoint(target, spiffe_id=right)),
@@ -192,11 +192,11 @@ async def test_a_connection_made_for_one_expectation_serves_no_other(tmp_path: P
 
 async def test_renewing_the_identity_under_load_loses_and_reorders_nothing(tmp_path: Path, broker: Broker) -> None:
     source = FixedIdentity(RELAY)
-    sending = sender(source)
+    sending = exits(source)
     async with (
         serving(at_consumer()) as steady,
         serving(at_consumer()) as late,
-        relay(tmp_path / "state", broker.port, sender=sending) as running,
+        relay(tmp_path / "state", broker.port, exits=sending) as running,
     ):
         kept = route(endpoint(steady), trust_domain="consumer.test")
         await serve(running, kept)
@@ -224,7 +224,7 @@ async def test_an_endpoint_that_is_not_renewed_gets_nothing_more_on_a_kept_conne
 ) -> None:
     source, other = FixedIdentity(RELAY), FixedIdentity(CONSUMER.identity(TELEGRAF, knows=[PROVIDER]))
     target = Target(tls=server_context(other, authorize=under("/relay/")))
-    async with serving(target), relay(tmp_path / "state", broker.port, sender=sender(source)) as running:
+    async with serving(target), relay(tmp_path / "state", broker.port, exits=exits(source)) as running:
         await serve(running, route(endpoint(target), trust_domain="consumer.test"))
         await publish_all(broker.port, numbered(range(10)))
         await until(lambda: target.ids == list(range(10)))
@@ -239,7 +239,7 @@ async def test_an_end_of_federation_stops_kept_connections_too(tmp_path: Path, b
     source = FixedIdentity(RELAY)
     async with (
         serving(at_consumer()) as target,
-        relay(tmp_path / "state", broker.port, sender=sender(source)) as running,
+        relay(tmp_path / "state", broker.port, exits=exits(source)) as running,
     ):
         await serve(running, route(endpoint(target), trust_domain="consumer.test"))
         await publish_all(broker.port, numbered(range(10)))
@@ -254,8 +254,8 @@ async def test_an_end_of_federation_stops_kept_connections_too(tmp_path: Path, b
 
 @pytest.mark.parametrize("plain_http", [False, True])
 async def test_plain_http_is_for_relays_that_are_allowed_it(tmp_path: Path, broker: Broker, plain_http: bool) -> None:
-    sending = sender(plain_http=plain_http)
-    async with serving(Target()) as target, relay(tmp_path / "state", broker.port, sender=sending) as running:
+    sending = exits(plain_http=plain_http)
+    async with serving(Target()) as target, relay(tmp_path / "state", broker.port, exits=sending) as running:
         await serve(running, route(endpoint(target)))
         await publish_all(broker.port, numbered(range(10)))
         if plain_http:
@@ -320,7 +320,7 @@ async def test_an_endpoint_with_a_certificate_from_a_file_is_known_by_its_host(t
     files = FileCa()
     source = FixedIdentity(RELAY)
     target = Target(tls=files.server(tmp_path, LOOPBACK_NAME, ask=PROVIDER.root))
-    async with serving(target), relay(tmp_path / "state", broker.port, sender=sender(source)) as running:
+    async with serving(target), relay(tmp_path / "state", broker.port, exits=exits(source)) as running:
         await serve(running, route(endpoint(target, ca_bundle=files.pem)))
         source.replace(PROVIDER.identity("/relay/edge-1"))
         await publish_all(broker.port, numbered(range(10)))
@@ -342,7 +342,7 @@ async def test_another_certificate_from_a_file_is_refused(
     roots = files.pem if right_root else FileCa().pem
     async with (
         serving(Target(tls=files.server(tmp_path, *names))) as target,
-        relay(tmp_path / "state", broker.port, sender=sender()) as running,
+        relay(tmp_path / "state", broker.port, exits=exits()) as running,
     ):
         await serve(running, route(endpoint(target, ca_bundle=roots)))
         await publish_all(broker.port, numbered(range(10)))
@@ -353,7 +353,7 @@ async def test_another_certificate_from_a_file_is_refused(
 
 async def test_roots_that_are_none_hold_up_their_own_target_alone(tmp_path: Path, broker: Broker) -> None:
     nonsense = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
-    async with serving(at_consumer()) as target, relay(tmp_path / "state", broker.port, sender=sender()) as running:
+    async with serving(at_consumer()) as target, relay(tmp_path / "state", broker.port, exits=exits()) as running:
         bad: Endpoint = endpoint(target, "bad", ca_bundle=nonsense)
         await serve(running, route(endpoint(target), bad, trust_domain="consumer.test"))
         await publish_all(broker.port, numbered(range(10)))

@@ -5,7 +5,7 @@ import orjson
 from crds.models.dataroute import DataRoute
 from crds.models.delivery import PayloadFilter
 from crds.models.shaping import Shape, UnitChange
-from router_manager.domain.encoding import encode
+from router_manager.domain.encoding import write
 from router_manager.domain.filters import Drop, FilterState
 from router_manager.domain.table import LaneKey, Table, Way, route_of_node, succeed, ways
 from tests.relay.support import endpoint, record, route, source, table
@@ -89,8 +89,8 @@ def test_a_route_of_a_newer_relay_stops_no_other() -> None:
     way = found[LaneKey("broken", "strange")]
     assert way.filter is not None
     assert way.filter.step(FilterState(), record(1)) == (FilterState(), Drop.UNREADABLE)
-    encoded = encode([record(1)], encoding="JSONArray", writers=way.writers)
-    assert encoded.body == b"[]"
+    encoded = write([record(1)], carrier="JSONArray", writers=way.writers)
+    assert encoded.parts == []
     ((_, why),) = encoded.unencodable
     assert "parsec" in why
     assert found[LaneKey("route-1", "target")].writers is None

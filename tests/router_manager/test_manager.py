@@ -79,13 +79,13 @@ async def test_a_contract_is_carried_out_and_ended(
     changed = samples.contract("contract-1", namespace=namespace, flavor=flavor, url="http://192.0.2.8/other")
     cluster.apply([changed])
     await eventually(
-        kube, namespace, "contract-1", lambda found: found and found.spec.targets[0].url.endswith("/other")
+        kube, namespace, "contract-1", lambda found: found and found.spec.targets[0].location.endswith("/other")
     )
     by_hand = {"spec": {"targets": [{"name": "mine", "url": "http://192.0.2.9/mine"}]}}
     await kube.patch(DataRoute, "contract-1", namespace=namespace, body=by_hand, manager="kubectl")
     await eventually(kube, namespace, "contract-1", lambda found: found and (found.metadata.generation or 0) >= 4)
     await eventually(
-        kube, namespace, "contract-1", lambda found: found and found.spec.targets[0].url.endswith("/other")
+        kube, namespace, "contract-1", lambda found: found and found.spec.targets[0].location.endswith("/other")
     )
     await kube.delete(DataRoute, "contract-1", namespace=namespace)
     again = await eventually(

@@ -48,7 +48,7 @@ def test_a_contract_becomes_a_route_of_the_same_name_that_it_owns() -> None:
     assert (made.metadata.name, made.metadata.namespace) == ("contract-1", "ns")
     assert made.metadata.owner_references[0].uid == "u-1"
     assert made.spec.source.flavors == ("f1",)
-    assert [target.url for target in made.spec.targets] == ["http://192.0.2.7:4487/t"]
+    assert [target.location for target in made.spec.targets] == ["http://192.0.2.7:4487/t"]
 
 
 def test_a_contract_about_something_else_is_left_alone_in_silence() -> None:
@@ -234,7 +234,7 @@ def test_a_target_that_may_be_without_tls_is_named() -> None:
     found = resolve(
         to_target(url="http://192.0.2.7/"), flavors=flavors, policy=EgressPolicy(plain_http=True), insecure=False
     )
-    assert verdict(found, "Accepted")[2] == "plain HTTP, so nobody proves to be the target: telegraf"
+    assert verdict(found, "Accepted")[2] == "plain HTTP or MQTT, so nobody proves to be the target: telegraf"
 
 
 def test_without_identities_every_status_says_so() -> None:

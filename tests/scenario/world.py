@@ -309,7 +309,7 @@ class World:
     def endpoints(self, name: str) -> list[str]:
         """The endpoints of a claim in the sink."""
         claim = claims(self.consumer)[name]
-        return [endpoint.url.rpartition("/")[2] for endpoint in claim.spec.endpoints]
+        return [endpoint.location.rpartition("/")[2] for endpoint in claim.spec.endpoints]
 
     def wait_flowing(self, *targets: str, more: int = FLOWING) -> None:
         """Until so many more readings arrived at each of these endpoints."""

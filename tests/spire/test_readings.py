@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from crds.models.dataroute import ResolvedSource
 from crds.models.shaping import LineProtocol
-from router_manager.domain.encoding import Form, encode, writers
+from router_manager.domain.encoding import Form, framed, write, writers
 from router_manager.domain.payload import Record
 from scripts.sink.bodies import line_fields
 from spire.domain import cbor
@@ -81,7 +81,7 @@ def test_any_bytes_can_be_signed(payload: bytes) -> None:
 def test_relays_carry_signed_readings_byte_for_byte(encoding) -> None:  # type: ignore[no-untyped-def]  # a Literal
     sent = [message(), message(b"\x00\xff", sequence=2)]
     records = [Record(number, 0, "t", each) for number, each in enumerate(sent)]
-    body = encode(records, encoding=encoding).body
+    body = framed(write(records, carrier=encoding).parts, encoding)
     split = body[1:-1].replace(b"},{", b"}\n{") if encoding == "JSONArray" else body
     assert split.strip().split(b"\n") == sent
 
@@ -98,8 +98,8 @@ def test_relays_carry_signed_readings_byte_for_byte(encoding) -> None:  # type: 
 def test_line_protocol_leaves_only_flat_readings_verifiable(payload: bytes, refusal: Reason | None) -> None:
     source = ResolvedSource(flavor="f", device="d", sensor="s", model="m", provider="p", node="n", topic="t")
     lines = writers(Form(line=LineProtocol()), {"t": source})
-    body = encode([Record(1, 0, "t", message(payload))], encoding="InfluxLine", writers=lines)
-    received = orjson.dumps(line_fields(body.body.decode().strip()))
+    body = write([Record(1, 0, "t", message(payload))], carrier="InfluxLine", writers=lines)
+    received = orjson.dumps(line_fields(body.parts[0].decode().strip()))
     if refusal is None:
         assert verify(received, bundles=BUNDLES, now=NOW).payload == payload
     else:

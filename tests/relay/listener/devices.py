@@ -20,7 +20,7 @@ from router_manager.relay.listener.limits import Limits
 from router_manager.relay.listener.server import ListenSettings, Secured
 from router_manager.relay.mqtt.client import SessionSettings
 from router_manager.relay.mqtt.packets import Version, connect
-from router_manager.relay.sender import HttpSender
+from router_manager.relay.targets.exits import Exits
 from spire.identity import FixedIdentity, Identity
 from spire.tls import server_context, show
 from tests.relay.support import LIMIT_SECONDS, LOOPBACK, until
@@ -55,8 +55,8 @@ async def listening(
     """A relay without a broker. With `grants` devices have to prove who they are."""
     proof = None if grants is None else secured()
     settings = ListenSettings(host="127.0.0.1", port=0, secured=proof, limits=limits, connections=connections)
-    sender = HttpSender(LOOPBACK, timeout_seconds=2.0)
-    async with Relay(state=state, session=NOWHERE, sender=sender, bounds=Bounds(**bounds), listen=settings) as running:
+    exits = Exits(LOOPBACK, timeout_seconds=2.0)
+    async with Relay(state=state, session=NOWHERE, exits=exits, bounds=Bounds(**bounds), listen=settings) as running:
         if grants is not None:
             running.permit(grants)
         await until(lambda: port_of(running))

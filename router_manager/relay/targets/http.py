@@ -1,4 +1,4 @@
-"""One POST to a target, over connections that are kept, to addresses that the egress policy allows, and to nobody else.
+"""HTTP targets: a POST a batch, over connections that are kept, to addresses that the egress policy allows.
 
 Who the target is was proven in the handshake of its connection (`contexts`).
 """
@@ -9,35 +9,26 @@ import socket
 import ssl
 from collections.abc import Mapping
 from ipaddress import ip_address
-from typing import Protocol
 
 import aiohttp
 
 from crds.egress import EgressPolicy
 from router_manager.domain.batching import Answer, Failure, Response
+from router_manager.domain.encoding import CONTENT_TYPES, framed
 from router_manager.domain.peers import Anybody, Peer
 from router_manager.relay.contexts import Contexts
+from router_manager.relay.targets.base import Batch
 from spire.identity import IdentitySource
 
 _MAX_BODY_BYTES = 64 << 10
 _SHOWN_CHARACTERS = 200
 
 
-class Sender(Protocol):
-    """Delivers request bodies."""
-
-    async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, peer: Peer) -> Answer:
-        """Send once, to this peer. Never raises for what the target does or is."""
-
-    async def close(self) -> None:
-        """Give connections back."""
-
-
 class EgressRefusedError(OSError):
     """The policy does not let the relay connect there."""
 
 
-class HttpSender:
+class HttpExit:
     """HTTP/1.1 by aiohttp. Redirects are not followed: they would lead around what was checked."""
 
     def __init__(
@@ -70,8 +61,14 @@ class HttpSender:
             headers={"User-Agent": "fluidos-edge-relay"},
         )
 
+    async def send(self, batch: Batch) -> Answer:
+        """See Exit."""
+        target = batch.way.target
+        headers = {"Content-Type": CONTENT_TYPES[target.encoding], "Idempotency-Key": batch.key}
+        return await self.post(target.location, framed(batch.parts, target.encoding), headers, peer=batch.way.peer)
+
     async def post(self, url: str, body: bytes, headers: Mapping[str, str], *, peer: Peer) -> Answer:
-        """See Sender."""
+        """One request to this peer. Never raises for what the target does or is."""
         try:
             async with self._session.post(
                 url, data=body, headers=headers, allow_redirects=False, ssl=self._context(url, peer)
@@ -89,7 +86,7 @@ class HttpSender:
             return Failure(_reason(error))
 
     async def close(self) -> None:
-        """See Sender."""
+        """See Exit."""
         await self._session.close()
 
     def _context(self, url: str, peer: Peer) -> ssl.SSLContext | bool:
