@@ -19,13 +19,14 @@ from edge_resource_manager.domain.reservations import Wish
 from edge_resource_manager.domain.stock_query import StockQuery, parse_k8slice_query, parse_service_query
 from edge_resource_manager.gateway import metrics
 from edge_resource_manager.gateway.events import Hub
-from edge_resource_manager.gateway.guard import Guard, cut
 from edge_resource_manager.gateway.offers import Listed
 from edge_resource_manager.gateway.openapi import document
 from edge_resource_manager.gateway.peers import Peers
+from edge_resource_manager.gateway.places import Places
 from edge_resource_manager.gateway.problems import Rejected, response_of
 from edge_resource_manager.gateway.sales import Sales
 from edge_resource_manager.gateway.store import Store
+from spire.serving.guard import Guard
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 M = TypeVar("M", bound=BaseModel)
@@ -45,27 +46,33 @@ class Rear:
         hub: the events.
         peers: who asks.
         ready: whether the store is complete; until then every answer is 503.
+        guard: of its server.
 
     Attributes:
         heartbeat_seconds: of silence on an event stream, after which a HEARTBEAT is sent.
+        places: for requests at a time.
         write_seconds: that the reader of an event stream may take before it is cut off.
     """
 
-    def __init__(self, *, store: Store, sales: Sales, hub: Hub, peers: Peers, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, *, store: Store, sales: Sales, hub: Hub, peers: Peers, ready: Callable[[], bool], guard: Guard
+    ) -> None:
         self._store = store
         self._sales = sales
         self._hub = hub
         self._peers = peers
         self._ready = ready
+        self._guard = guard
+        self.places = Places()
         self.heartbeat_seconds = HEARTBEAT_SECONDS
         self.write_seconds = WRITE_SECONDS
 
-    def app(self, guard: Guard) -> web.Application:
+    def app(self) -> web.Application:
         """The application with all routes."""
 
         @web.middleware
         async def outermost(request: web.Request, handler: Handler) -> web.StreamResponse:
-            return await self._answer(request, handler, guard)
+            return await self._answer(request, handler)
 
         app = web.Application(middlewares=[outermost], client_max_size=wire.MAX_BODY_BYTES)
         app.add_routes(self.routes())
@@ -136,7 +143,7 @@ class Rear:
                     await response.write(lines)
                 lines = await subscription.take(timeout=self.heartbeat_seconds) or heartbeat
         except TimeoutError:
-            cut(request.protocol, "slow_reader")
+            self._guard.cut(request.protocol, "slow_reader")
         finally:
             self._hub.unsubscribe(subscription)
         return response
@@ -167,9 +174,10 @@ class Rear:
         return web.Response(status=HTTPStatus.NO_CONTENT)
 
     async def get_contract(self, request: web.Request) -> web.Response:
-        """A contract in force."""
+        """A contract in force, and what was measured of it."""
         contract = self._sales.contract(request.match_info["contractID"], buyer=self._peers.buyer(request))
-        return _json(conversion.contract_to_wire(contract).dump())
+        measured = self._store.measurements.of(contract)
+        return _json(conversion.contract_to_wire(contract, measured=measured).dump())
 
     async def configure(self, request: web.Request) -> web.Response:
         """REFRESH of a contract: other endpoints or another filter, and its lifetime anew."""
@@ -205,13 +213,13 @@ class Rear:
         answer.headers["Total-Count"] = str(len(found))
         return answer
 
-    async def _answer(self, request: web.Request, handler: Handler, guard: Guard) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every request goes through here: bounds, readiness, problems, figures."""
         resource = request.match_info.route.resource
         method, route = (request.method, resource.canonical) if resource is not None else ("(other)", "(other)")
         begun = time.perf_counter()
         try:
-            response = await self._handle(request, handler, guard)
+            response = await self._handle(request, handler)
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -221,13 +229,13 @@ class Rear:
         metrics.REQUESTS.labels(method, route, response.status).inc()
         return response
 
-    async def _handle(self, request: web.Request, handler: Handler, guard: Guard) -> web.StreamResponse:
-        guard.asked(request)
+    async def _handle(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        self._guard.asked(request)
         if not self._ready():
             raise Rejected(HTTPStatus.SERVICE_UNAVAILABLE, "the gateway is starting", after=1)
         if handler == self.stream_events:
             return await handler(request)
-        async with guard.place():
+        with self.places.take():
             return await handler(request)
 
     async def _close_streams(self, _: web.Application) -> None:

@@ -45,6 +45,6 @@ HANDSHAKES_REFUSED = Counter(
 )
 CONNECTIONS_CUT = Counter(
     "fluidos_edge_gateway_connections_cut_total",
-    "Connections ended by the gateway, by why (slow_request, slow_reader, too_many, slow_handshake).",
+    "Connections ended by the gateway, by why (silent, slow_reader, too_many, slow_handshake).",
     ("why",),
 )

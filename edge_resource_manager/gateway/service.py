@@ -13,23 +13,25 @@ from crds.kube.client import CONFIG_MAPS, Kind, Kube
 from crds.kube.process import probes, until_stopped
 from crds.kube.watch import Change, follow
 from crds.models.buyers import BUYERS_CONFIG_MAP
+from crds.models.dataroute import DataRoute
 from crds.models.fluidos import FLUIDOS_NAMESPACE, IDENTITY_CONFIG_MAP, Contract, Flavor, Transaction
 from crds.models.leafdevice import LeafDevice
+from edge_resource_manager.gateway import metrics
 from edge_resource_manager.gateway.app import Rear
 from edge_resource_manager.gateway.egress import EgressGate
 from edge_resource_manager.gateway.events import Hub
-from edge_resource_manager.gateway.guard import Guard
 from edge_resource_manager.gateway.housekeeping import PERIOD_SECONDS, Housekeeper
 from edge_resource_manager.gateway.ledger import Ledger
 from edge_resource_manager.gateway.notary import Notary
 from edge_resource_manager.gateway.peers import Peers
 from edge_resource_manager.gateway.permissions import Permissions
 from edge_resource_manager.gateway.sales import Sales
-from edge_resource_manager.gateway.server import serving
 from edge_resource_manager.gateway.settings import GatewaySettings
 from edge_resource_manager.gateway.store import Store
 from spire.domain.authorization import any_known
 from spire.identity import IdentitySource
+from spire.serving.guard import Guard
+from spire.serving.server import serving
 from spire.tls import server_context
 
 
@@ -68,7 +70,7 @@ class Gateway:
         permissions = Permissions(self.hub.close)
         self.store = Store(self.hub, price=settings.price, may=permissions.may)
         self._watches = Watches(kube, self.store, permissions)
-        self.guard = Guard()
+        self.guard = Guard(cuts=metrics.CONNECTIONS_CUT)
         ledger = Ledger(kube)
         sales = Sales(
             self.store,
@@ -80,8 +82,10 @@ class Gateway:
             clock=clock,
         )
         self.housekeeper = Housekeeper(kube, self.store, ledger=ledger, sales=sales, clock=clock, period=tidy_seconds)
-        self.rear = Rear(store=self.store, sales=sales, hub=self.hub, peers=Peers(identity), ready=self.is_ready)
-        self.app = self.rear.app(self.guard)
+        self.rear = Rear(
+            store=self.store, sales=sales, hub=self.hub, peers=Peers(identity), ready=self.is_ready, guard=self.guard
+        )
+        self.app = self.rear.app()
 
     def is_ready(self) -> bool:
         """Whether the store is what the API server has."""
@@ -96,11 +100,9 @@ class Gateway:
         tls = server_context(self._identity, authorize=any_known()) if self._identity else None
         async with (
             probes(host=self._settings.metrics_host, port=self._settings.metrics_port, ready=self.is_ready),
-            serving(self.app, self._address, tls=tls) as server,
+            serving(self.app, self._address, tls=tls, guard=self.guard, refused=metrics.HANDSHAKES_REFUSED),
         ):
-            await until_stopped(
-                stop, *(work() for work in self._watches.work), self.guard.watch(server), self._keep_house()
-            )
+            await until_stopped(stop, *(work() for work in self._watches.work), self._keep_house())
 
     async def _keep_house(self) -> None:
         await self._watches.wait()
@@ -118,6 +120,7 @@ class Watches:
             self._follow(Kind.of(LeafDevice.crd), store.leaf_seen),
             self._follow(Kind.of(Transaction.crd), store.transactions.seen),
             self._follow(Kind.of(Contract.crd), store.contracts.seen),
+            self._follow(Kind.of(DataRoute.crd), store.measurements.route_seen),
             self._follow_config_map(IDENTITY_CONFIG_MAP, store.identity_seen),
             self._follow_config_map(BUYERS_CONFIG_MAP, permissions.seen),
         ]

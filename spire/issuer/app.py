@@ -26,8 +26,8 @@ from spire.domain.rates import Rates
 from spire.domain.spiffe_id import TrustDomain
 from spire.issuer import metrics
 from spire.issuer.authority import Authority
-from spire.issuer.guard import Guard
 from spire.issuer.workloads import Workloads
+from spire.serving.guard import Guard
 
 log = structlog.get_logger(__name__)
 

@@ -32,8 +32,12 @@ REFUSED = Counter(
 )
 CONNECTIONS_CUT = Counter(
     "fluidos_edge_identity_connections_cut_total",
-    "Connections ended by the issuer, by why (silent, too_many).",
+    "Connections ended by the issuer, by why (silent, too_many, slow_handshake).",
     ["why"],
+)
+HANDSHAKES_REFUSED = Counter(
+    "fluidos_edge_identity_handshakes_refused_total",
+    "TLS handshakes that ended without a peer that is known here.",
 )
 AUTHORITIES = Gauge("fluidos_edge_identity_authorities", "Certificates in the trust domain's own bundle.")
 AUTHORITY_ENDS = Gauge(

@@ -60,7 +60,7 @@ def helper(cluster: Cluster, issuer: Child, tmp_path: Path) -> Iterator[Child]:
 
 def url_of(child: Child) -> str | None:
     lines = [json.loads(line) for line in child.log.read_text().splitlines() if line.startswith("{")]
-    return next((line["url"] for line in lines if line["event"] == "serving"), None)
+    return next((line["url"] for line in lines if line["event"] == "listening"), None)
 
 
 def socket_of(folder: Path, account: str) -> Path:

@@ -140,7 +140,7 @@ async def test_strange_words_are_stored_or_refused(provider: Provider, namespace
 
 
 async def test_a_connection_that_asks_nothing_is_cut_and_one_that_asks_is_not(provider: Provider) -> None:
-    provider.gateway.guard.first_request_seconds = 0.3
+    provider.gateway.guard.silent_seconds = 0.3
     host, port = provider.url.removeprefix("http://").split("/")[0].split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"GET /api/v2/flavors HTTP/1.1\r\nHost:")
@@ -168,7 +168,7 @@ async def test_connections_beyond_the_limit_are_cut_and_the_older_ones_stay(prov
 
 async def test_requests_beyond_the_limit_are_told_to_come_back(provider_cluster: Any) -> None:
     async with running(provider_cluster) as provider:
-        provider.gateway.guard.max_requests = 0
+        provider.gateway.rear.places.limit = 0
         answer = await provider.get("/flavors")
         problem(503, answer)
         assert answer.headers["Retry-After"] == "1"

@@ -17,7 +17,6 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from crds.annotations import BUYER_SPIFFE_ID, INSECURE, SIGNATURE
 from crds.errors import Terminal
 from edge_resource_manager.domain.signature import verify
-from edge_resource_manager.gateway import server
 from scripts.testbed.cluster import Cluster
 from spire.domain.authorization import any_known
 from spire.identity import FixedIdentity, Identity
@@ -396,10 +395,8 @@ async def test_streams_end_when_the_policy_changes(secured: Provider, one: Provi
 # What strangers can hold open, and what honest ones do not notice.
 
 
-async def test_handshakes_that_never_end_take_no_place_from_honest_ones(
-    secured: Provider, one: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "MAX_HANDSHAKES", 8)
+async def test_handshakes_that_never_end_take_no_place_from_honest_ones(secured: Provider, one: Provider) -> None:
+    secured.gateway.guard.max_handshakes = 8
     host, port = secured.url.removeprefix("https://").split("/")[0].split(":")
     slow = [await asyncio.open_connection(host, int(port)) for _ in range(40)]
     for number in range(5):
@@ -417,11 +414,9 @@ async def test_handshakes_that_never_end_take_no_place_from_honest_ones(
         writer.close()
 
 
-async def test_a_handshake_has_its_time(
-    provider_cluster: Cluster, identity: FixedIdentity, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.3)
+async def test_a_handshake_has_its_time(provider_cluster: Cluster, identity: FixedIdentity) -> None:
     async with running(provider_cluster, identity=identity) as secured:
+        secured.gateway.guard.handshake_seconds = 0.3
         host, port = secured.url.removeprefix("https://").split("/")[0].split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"\x16\x03\x01\x02\x00")  # the beginning of a ClientHello

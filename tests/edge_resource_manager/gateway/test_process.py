@@ -10,13 +10,13 @@ from pathlib import Path
 import aiohttp
 from cryptography import x509
 
-from edge_resource_manager.gateway.server import HANDSHAKE_SECONDS, MAX_HANDSHAKES
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import Child, free_port
 from spire.domain.authorization import under
 from spire.helper.api import serve
 from spire.helper.held import Granted, Held, Latest
 from spire.identity import FixedIdentity
+from spire.serving.guard import Guard
 from spire.tls import client_context
 from tests.edge_resource_manager.gateway import samples
 from tests.edge_resource_manager.gateway.conftest import eventually, flags
@@ -180,17 +180,17 @@ async def test_a_crowd_of_slow_handshakes_holds_up_nobody(provider_cluster: Clus
 
         async with http.get(f"{url}/flavors/sensors/events", ssl=tls) as stream:
             await stream.content.readline()
-            crowd = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(3 * MAX_HANDSHAKES)]
+            crowd = [await asyncio.open_connection("127.0.0.1", process.port) for _ in range(3 * Guard.max_handshakes)]
             for _, writer in crowd[::2]:
                 writer.write(b"\x16\x03\x01\x02\x00")  # the beginning of a ClientHello
             before = await shown()
             async with http.get(f"{url}/flavors/sensors", ssl=tls) as answer:
                 assert answer.status == 200
             # The oldest went for the newest, and what was let in has its time.
-            for reader, _ in crowd[:MAX_HANDSHAKES]:
+            for reader, _ in crowd[: Guard.max_handshakes]:
                 await asyncio.wait_for(_ended(reader), 1)
             for reader, writer in crowd:
-                await asyncio.wait_for(_ended(reader), 4 * HANDSHAKE_SECONDS)
+                await asyncio.wait_for(_ended(reader), 4 * Guard.handshake_seconds)
                 writer.close()
             held.set(Granted(seller.identity("/manager/rear-gateway", knows=(consumer,))))
 

@@ -1,7 +1,7 @@
-"""The gateway's socket: HTTP over mutual TLS, or plain.
+"""The socket of a server that strangers reach: HTTP over TLS, or plain.
 
 aiohttp gets to know a connection when its handshake is done, so what strangers can hold open before that is bounded
-here. When there are too many handshakes the oldest goes: an honest one takes milliseconds.
+here: aiohttp's own sites have no limit for it.
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ from functools import partial
 
 import structlog
 from aiohttp import web
+from prometheus_client import Counter
 
 from crds.errors import Terminal
-from edge_resource_manager.gateway import metrics
+from spire.serving.guard import Guard
 
 log = structlog.get_logger(__name__)
 
 BACKLOG = 128
-HANDSHAKE_SECONDS = 5.0
 IDLE_SECONDS = 75.0
-MAX_HANDSHAKES = 128
 PAUSE_SECONDS = 0.1
 STOP_SECONDS = 3.0
 
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: web.Application, address: tuple[str, int], *, tls: ssl.SSLContext | None
-) -> AsyncIterator[web.Server]:
+    app: web.Application, address: tuple[str, int], *, tls: ssl.SSLContext | None, guard: Guard, refused: Counter
+) -> AsyncIterator[None]:
     """Serve until the context ends, which ends streams at once and gives requests in hand a moment.
 
     Args:
         app: what answers.
         address: host and port.
         tls: None for plain HTTP.
+        guard: bounds its connections.
+        refused: counts the handshakes that come to nothing.
 
     Raises:
         Terminal: the address cannot be listened on.
@@ -56,11 +57,13 @@ async def serving(
     assert server is not None  # noqa: S101 - it was set up in the line before
     try:
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(_cancelled, asyncio.create_task(guard.watch(server)))
             for listener in await _listeners(*address):
                 stack.callback(listener.close)
-                log.info("listening", host=address[0], port=listener.getsockname()[1], tls=tls is not None)
-                await stack.enter_async_context(_accepting(listener, server, tls=tls))
-            yield server
+                scheme = "http" if tls is None else "https"
+                log.info("listening", url=f"{scheme}://{_place(listener)}")
+                await stack.enter_async_context(_accepting(listener, _Doorway(server, tls, guard, refused)))
+            yield
     finally:
         await runner.cleanup()
 
@@ -88,9 +91,18 @@ async def _listeners(host: str, port: int) -> list[socket.socket]:
     return listeners
 
 
+def _place(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"[{host}]:{port}" if listener.family == socket.AF_INET6 else f"{host}:{port}"
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
+
+
 @contextlib.asynccontextmanager
-async def _accepting(listener: socket.socket, server: web.Server, *, tls: ssl.SSLContext | None) -> AsyncIterator[None]:
-    doorway = _Doorway(server, tls)
+async def _accepting(listener: socket.socket, doorway: _Doorway) -> AsyncIterator[None]:
     task = asyncio.create_task(doorway.run(listener))
     try:
         yield
@@ -106,9 +118,11 @@ class _Doorway:
         handshakes: under way, the oldest first.
     """
 
-    def __init__(self, server: web.Server, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, server: web.Server, tls: ssl.SSLContext | None, guard: Guard, refused: Counter) -> None:
         self._server = server
         self._tls = tls
+        self._guard = guard
+        self._refused = refused
         self.handshakes: dict[asyncio.Task[None], None] = {}
 
     async def run(self, listener: socket.socket) -> None:
@@ -123,11 +137,11 @@ class _Doorway:
                     log.warning("cannot accept", error=str(error))
                     await asyncio.sleep(PAUSE_SECONDS)
                     continue
-                if len(self.handshakes) >= MAX_HANDSHAKES:
+                if len(self.handshakes) >= self._guard.max_handshakes:
                     oldest = next(iter(self.handshakes))
                     oldest.cancel()
                     self._ended(oldest)
-                    metrics.CONNECTIONS_CUT.labels("slow_handshake").inc()
+                    self._guard.cuts.labels("slow_handshake").inc()
                 task = asyncio.create_task(self._admit(connection))
                 self.handshakes[task] = None
                 task.add_done_callback(self._ended)
@@ -141,13 +155,13 @@ class _Doorway:
             if self._tls is None:
                 await connect()
             else:
-                await connect(ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_SECONDS)
+                await connect(ssl=self._tls, ssl_handshake_timeout=self._guard.handshake_seconds)
         except ssl.SSLCertVerificationError as error:
             log.info("peer refused", error=error.strerror or str(error))
-            metrics.HANDSHAKES_REFUSED.inc()
+            self._refused.inc()
         except OSError as error:
             log.debug("no handshake", error=str(error))
-            metrics.HANDSHAKES_REFUSED.inc()
+            self._refused.inc()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self.handshakes.pop(task, None)
