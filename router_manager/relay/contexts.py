@@ -1,6 +1,6 @@
 """TLS towards targets: one context for each expectation, so that no connection made for one peer serves another.
 
-aiohttp keeps connections apart by their context. Whenever the relay's identity or the roots that it knows are renewed,
+Connections are kept apart by their context. Whenever the relay's identity or the roots that it knows are renewed,
 so are the contexts: the next request meets a new handshake, in which the target proves anew who it is. Who can do so no
 longer gets nothing more; a request on its way is not touched.
 """
@@ -29,11 +29,11 @@ class Contexts:
     def __init__(self, source: IdentitySource | None) -> None:
         """Use this identity; None is `--insecure`."""
         self._source = source
-        self._made: OrderedDict[Peer, ssl.SSLContext | bool] = OrderedDict()
+        self._made: OrderedDict[Peer, ssl.SSLContext | None] = OrderedDict()
         self._made_for: Identity | None = None
 
-    def of(self, peer: Peer) -> ssl.SSLContext | bool:
-        """What aiohttp takes as `ssl` of a request; True is the system's roots, or plain HTTP.
+    def of(self, peer: Peer) -> ssl.SSLContext | None:
+        """For a connection to this peer; None has the system's roots, or is plain HTTP.
 
         Raises:
             UnprovableError: the peer's trust domain is unknown, or its roots are no certificates.
@@ -49,15 +49,15 @@ class Contexts:
             self._made.popitem(last=False)
         return self._made[peer]
 
-    def _make(self, peer: Peer) -> ssl.SSLContext | bool:
+    def _make(self, peer: Peer) -> ssl.SSLContext | None:
         source = self._source
         if isinstance(peer, Anybody):
-            return True
+            return None
         if isinstance(peer, Certified):
             return file_context(peer.roots, svid=None if source is None else source.current.svid)
         if source is None:
             if isinstance(peer, EndpointOf):
-                return True
+                return None
             raise UnprovableError(f"{peer.spiffe_id} is expected, which nobody can prove to a relay with --insecure")
         match peer:
             case Exactly(spiffe_id):
