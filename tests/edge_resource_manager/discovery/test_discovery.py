@@ -1,46 +1,26 @@
 """Discovery against a real API server: Devices, Nodes and people change things, LeafDevices and Flavors follow."""
 
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from crds.conditions import timestamp
-from crds.kube.client import EVENTS, Kind, Kube
-from crds.kube.watch import Key, Put
+from crds.kube.client import Kind, Kube
+from crds.kube.watch import Put
 from crds.models.fluidos import Flavor
 from crds.models.leafdevice import LeafDevice
-from edge_resource_manager.discovery import DiscoveryReconciler
-from edge_resource_manager.domain.liveness import Graces
 from scripts.testbed.controlplane import ControlPlanes
 from scripts.testbed.manifests import install
 from tests.edge_resource_manager.discovery import samples
 from tests.edge_resource_manager.discovery.conftest import Clock, Site, characteristics, condition, eventually
-
-Leaves = dict[str, LeafDevice]
-Flavors = list[Flavor]
-
-
-def ready(leaves: Leaves, *names: str) -> bool:
-    return all(condition(leaves.get(name), "Ready")[0] == "True" for name in names)
-
-
-def offered(leaves: Leaves, flavors: Flavors) -> bool:
-    """Both sensors of the one device, and all of it told."""
-    return ready(leaves, "board") and len(flavors) == 2 and all(flavor.spec.availability for flavor in flavors)
-
-
-def withdrawn(reason: str) -> Callable[[Leaves, Flavors], bool]:
-    def holds(leaves: Leaves, flavors: Flavors) -> bool:
-        available = [flavor for flavor in flavors if flavor.spec.availability]
-        return len(flavors) == 2 and not available and condition(leaves["board"], "Online") == ("False", reason)
-
-    return holds
-
-
-def nothing(leaves: Leaves, flavors: Flavors) -> bool:
-    return not leaves and not flavors
+from tests.edge_resource_manager.discovery.states import (
+    events,
+    idle,
+    label,
+    nothing,
+    offered,
+    ready,
+)
 
 
 async def test_every_device_of_every_labelled_node_is_offered_once(site: Site) -> None:
@@ -99,124 +79,6 @@ async def test_a_device_that_moves_is_offered_where_it_is(site: Site) -> None:
         assert [flavor.metadata.uid for flavor in after] == [flavor.metadata.uid for flavor in before]
         site.apply(samples.device("board", namespace=site.namespace, node=bare))
         await site.until(nothing)
-
-
-async def test_the_label_decides_at_once(site: Site) -> None:
-    node = site.node(offers=False)
-    async with site.discovery():
-        site.apply(samples.device("board", namespace=site.namespace, node=node))
-        label(site, node, "true")
-        await site.until(offered)
-        label(site, node, "no")
-        await site.until(nothing)
-
-
-def label(site: Site, node: str, value: str) -> None:
-    patch_node(site, node, {"metadata": {"labels": {"node-role.fluidos.eu/sensors": value}}})
-
-
-def patch_node(site: Site, node: str, body: dict[str, Any]) -> None:
-    path, content_type = f"/api/v1/nodes/{node}", "application/merge-patch+json"
-    site.cluster.api.request("PATCH", path, body=body, content_type=content_type)
-
-
-async def looks_again(discovery: DiscoveryReconciler, key: Key) -> None:
-    """Until the watch has told of the lost node, and its grace has begun."""
-
-    async def waits() -> bool:
-        return 0 < (await discovery.reconcile(key) or 0) <= 30
-
-    await eventually(waits)
-
-
-async def idle(discovery: DiscoveryReconciler) -> None:
-    async def is_idle() -> bool:
-        return not len(discovery.queue) and not len(discovery._offering.statuses)
-
-    await eventually(is_idle)
-
-
-async def test_a_lost_node_is_waited_for_then_its_sensors_are_withdrawn_until_it_is_back(site: Site) -> None:
-    node = site.node()
-    async with site.discovery() as discovery:
-        site.apply(samples.device("board", namespace=site.namespace, node=node))
-        before = await site.until(offered)
-        site.cluster.set_node_ready(node, ready=False)
-        site.clock.now = datetime.now(UTC) + timedelta(seconds=20)
-        await looks_again(discovery, (site.namespace, "board"))
-        assert offered(await site.leaves(), await site.flavors())
-        site.clock.advance(15)
-        discovery.queue.add((site.namespace, "board"))
-        await site.until(withdrawn("NodeNotReady"))
-        site.cluster.set_node_ready(node, ready=True)
-        after = await site.until(offered)
-    assert [flavor.metadata.uid for flavor in after] == [flavor.metadata.uid for flavor in before]
-
-
-async def test_the_grace_ends_by_itself(site: Site) -> None:
-    node = site.node()
-    graces = Graces(node=timedelta(seconds=1))
-    async with site.discovery(graces=graces, clock=lambda: datetime.now(UTC)):
-        site.apply(samples.device("board", namespace=site.namespace, node=node))
-        await site.until(offered)
-        site.cluster.set_node_ready(node, ready=False)
-        await site.until(withdrawn("NodeNotReady"))
-
-
-@pytest.mark.parametrize("restarted", [False, True])
-async def test_a_deleted_node_is_waited_for_too(site: Site, restarted: bool) -> None:
-    node = site.node()
-    key = (site.namespace, "board")
-    async with site.discovery() as discovery:
-        site.apply(samples.device("board", namespace=site.namespace, node=node))
-        await site.until(offered)
-        site.cluster.api.request("DELETE", f"/api/v1/nodes/{node}")
-        await looks_again(discovery, key)
-        assert offered(await site.leaves(), await site.flavors())
-        site.clock.advance(31)
-        discovery.queue.add(key)
-        await site.until(withdrawn("NodeGone"))
-        if not restarted:
-            site.cluster.add_node(node, samples.LABEL)
-            await site.until(offered)
-            return
-    written = site.writes()
-    async with site.discovery() as discovery:
-        assert await discovery.reconcile(key) is None
-        await idle(discovery)
-        assert site.writes() == written
-        site.cluster.add_node(node, samples.LABEL)
-        await site.until(offered)
-
-
-async def test_a_device_that_falls_silent_is_withdrawn_and_back_when_it_speaks(site: Site) -> None:
-    key = (site.namespace, "board")
-
-    def says(state: str, *, after: float) -> None:
-        moment = timestamp(site.clock.now + timedelta(seconds=after))
-        site.apply(samples.device_status("board", namespace=site.namespace, state=state, last_online=moment))
-
-    async with site.discovery() as discovery:
-        site.apply(samples.device("board", namespace=site.namespace, node=site.node()))
-        says("online", after=0)
-        await site.until(
-            lambda leaves, flavors: offered(leaves, flavors) and condition(leaves["board"], "Online")[1] == "Reporting"
-        )
-        says("offline", after=0)
-        await site.until(withdrawn("DeviceOffline"))
-        says("online", after=1)
-        await site.until(offered)
-        site.clock.advance(70)
-        discovery.queue.add(key)
-        await site.until(withdrawn("DeviceSilent"))
-        says("online", after=0)
-        await site.until(offered)
-    assert await events(site) == ["DeviceOffline", "DeviceSilent", "Reporting", "Reporting"]
-
-
-async def events(site: Site) -> list[str]:
-    found = await site.kube.request("GET", EVENTS.path(namespace=site.namespace))
-    return sorted(each["reason"] for each in found["items"])
 
 
 async def test_reports_cost_one_write_a_minute_at_most(site: Site) -> None:

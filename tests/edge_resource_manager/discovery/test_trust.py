@@ -16,7 +16,8 @@ from crds.typedata import FlavorTrust, sensor_from_flavor
 from scripts.testbed.api import ApiError
 from tests.edge_resource_manager.discovery import samples
 from tests.edge_resource_manager.discovery.conftest import Site, condition, eventually
-from tests.edge_resource_manager.discovery.test_discovery import events, idle, refuse_flavors
+from tests.edge_resource_manager.discovery.states import events, idle
+from tests.edge_resource_manager.discovery.test_discovery import refuse_flavors
 
 UEID, OTHER = "01" + "ab" * 16, "01" + "cd" * 16
 Leaves = dict[str, LeafDevice]

@@ -19,9 +19,10 @@ from edge_resource_manager.gateway.settings import GatewaySettings
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import free_port
 from spire.domain.authorization import under
-from spire.identity import IdentitySource
+from spire.identity import FixedIdentity, IdentitySource
 from spire.tls import client_context
 from tests.edge_resource_manager.gateway import samples
+from tests.edge_resource_manager.gateway.parties import GATEWAY, ONE, SELLER, TWO, buyer
 
 
 @dataclass
@@ -172,3 +173,24 @@ async def untidy(provider_cluster: Cluster) -> AsyncIterator[Provider]:
 async def provider(provider_cluster: Cluster) -> AsyncIterator[Provider]:
     async with running(provider_cluster) as started:
         yield started
+
+
+@pytest.fixture
+def identity() -> FixedIdentity:
+    return FixedIdentity(SELLER.identity(GATEWAY, knows=(ONE, TWO)))
+
+
+@pytest.fixture
+async def secured(provider_cluster: Cluster, identity: FixedIdentity) -> AsyncIterator[Provider]:
+    async with running(provider_cluster, identity=identity) as started:
+        yield started
+
+
+@pytest.fixture
+def one(secured: Provider) -> Provider:
+    return secured.to(buyer(ONE))
+
+
+@pytest.fixture
+def two(secured: Provider) -> Provider:
+    return secured.to(buyer(TWO))
