@@ -6,6 +6,7 @@ One read of a busy socket holds hundreds of PUBLISH packets; they are decoded in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from struct import Struct
 from typing import Generic
 
 from router_manager.relay.mqtt.packets import (
@@ -67,17 +68,22 @@ class PacketReader(ABC, Generic[C]):
         control: list[C] = []
         topics, v5, max_packet_bytes = self._topics, self._v5, self._max_packet_bytes
         new = tuple.__new__  # what Publish() calls, without its Python frame
+        heads = data + _PADDING  # so that the last one can be read as the others are
         position, available = 0, len(data)
         needed = 2
         while available - position >= 2:
-            first = data[position]
-            length = data[position + 1]
-            start = position + 2
-            if length > 0x7F:
+            first, length, third, word = _HEAD.unpack_from(heads, position)
+            if length <= 0x7F:
+                start, topic_length = position + 2, third << 8 | word >> 8
+            elif 0 < third <= 0x7F:
+                start, topic_length = position + 3, word
+                length = length & 0x7F | third << 7
+            else:
                 if available - position <= _MAX_LENGTH_BYTES and data[position + 1 :].strip(_CONTINUED) == b"":
                     needed = available - position + 1
                     break
                 length, start = decode_variable(data, position + 1)
+                topic_length = int.from_bytes(data[start : start + 2], "big")
             if length > max_packet_bytes:
                 raise ProtocolError(f"packet of {length} bytes, at most {max_packet_bytes} were agreed", code=0x95)
             end = start + length
@@ -87,7 +93,7 @@ class PacketReader(ABC, Generic[C]):
             if first & 0xF0 == 0x30:
                 if length < 2:
                     raise ProtocolError("PUBLISH without a topic")
-                at = start + 2 + (data[start] << 8 | data[start + 1])
+                at = start + 2 + topic_length
                 name = data[start + 2 : at]
                 quality = first & 0x06
                 packet_id = b""
@@ -198,3 +204,6 @@ class Decoder(PacketReader[Control]):
 
 
 _CONTINUED = bytes(range(0x80, 0x100))
+_HEAD = Struct(">BBBH")
+"""Type, one or two bytes of the length, and the length of a PUBLISH's topic with the byte in front of it or behind."""
+_PADDING = bytes(3)
