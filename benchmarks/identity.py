@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -23,7 +23,8 @@ import aiohttp
 
 from benchmarks import identity_appraisal, identity_tls
 from benchmarks.identity_appraisal import FIRMWARE
-from benchmarks.relay import Bench
+from benchmarks.relay_engines import Relay
+from benchmarks.relay_stage import Stage
 from benchmarks.report import Figure, finish
 from benchmarks.usage import cpu_seconds
 from crds.kube.client import Kind, Kube
@@ -200,13 +201,13 @@ async def _attest_all(door: Door, fleet: Sequence[Device]) -> float:
 
 async def _routes_beside(door: Door, fleet: Sequence[Device], directory: Path, *, seconds: int) -> tuple[float, float]:
     """p99 of a route in milliseconds, beside devices that attest at the fleet's pace, and alone."""
-    with ExitStack() as stack:
-        relay = Bench(directory, stack)
+    with Stage(directory) as stage:
 
         async def p99() -> float:
-            run = await asyncio.to_thread(relay.run, "relay", count=seconds * ROUTE_RATE, rate=float(ROUTE_RATE))
+            count, rate = seconds * ROUTE_RATE, float(ROUTE_RATE)
+            run = await asyncio.to_thread(stage.run, Relay(), count=count, rate=rate)
             assert run.lost == 0, f"{run.lost} messages lost"
-            return run.p99_us / 1000
+            return run.p99_ms
 
         beside, quiet = [], []
         for _ in range(3):

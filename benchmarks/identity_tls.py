@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import multiprocessing
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import uvloop
 
-from benchmarks import relay_sink
-from benchmarks.relay_publisher import TOPICS, reading
+from benchmarks.relay_identities import Pem
+from benchmarks.relay_programs import gauge
+from benchmarks.relay_stage import ROOT, TOPICS
 from benchmarks.report import Figure, finish
 from crds.egress import EgressPolicy
 from crds.models.dataroute import ResolvedSource
@@ -33,9 +33,9 @@ from router_manager.relay.dead_letters import DeadLetters
 from router_manager.relay.lane import Lane, Memory
 from router_manager.relay.positions import Positions
 from router_manager.relay.pump import Outlet, Pump
-from router_manager.relay.targets.exits import Exits
 from router_manager.relay.spool import Spool
-from scripts.testbed.processes import accepts, free_port
+from router_manager.relay.targets.exits import Exits
+from scripts.testbed.processes import Child, accepts, free_port
 from spire.identity import FixedIdentity, Identity
 from tests.spire.pki import Ca
 
@@ -58,7 +58,7 @@ class Delivery:
     async def fill(self) -> None:
         """All records on disk."""
         now = time.time_ns()
-        batch = [Record(n + 1, now, TOPICS[n % len(TOPICS)], reading(n)) for n in range(self.records)]
+        batch = [Record(n + 1, now, TOPICS[n % len(TOPICS)], _reading(n)) for n in range(self.records)]
         self._spool.accept(batch)
         await self._spool.flush()
 
@@ -105,32 +105,34 @@ class Delivery:
 
 
 @contextmanager
-def serving(identity: Identity | None) -> Iterator[int]:
-    """A target in a process of its own."""
+def serving(directory: Path, identity: Identity | None) -> Iterator[int]:
+    """A target in a process of its own; with an identity for relays alone, over mutual TLS."""
     port = free_port()
-    process = multiprocessing.get_context("spawn").Process(target=_serve, args=(port, identity), daemon=True)
-    process.start()
-    limit = time.monotonic() + _LIMIT_SECONDS
-    while not accepts(port):
-        if time.monotonic() > limit:
-            sys.exit("the target does not come up")
-        time.sleep(0.05)
-    try:
+    flags = []
+    if identity is not None:
+        roots = [root for some in identity.bundles.values() for root in some]
+        pem = Pem.at(directory, "target")
+        pem.write(identity.svid, roots=roots)
+        flags = pem.flags
+    command = [str(gauge()), "sink", "-listen", f"127.0.0.1:{port}", *flags]
+    with Child(name=f"sink-{port}", command=command, directory=ROOT, logs=directory) as child:
+        child.wait_until(lambda: accepts(port), what=f"target on port {port}", limit=_LIMIT_SECONDS)
         yield port
-    finally:
-        process.kill()
-        process.join()
 
 
-def _serve(port: int, identity: Identity | None) -> None:
-    uvloop.run(relay_sink.main(port, identity))
+def _reading(number: int) -> bytes:
+    """JSON of 200 bytes."""
+    body = b'{"id":%d,"sentAt":%d,"pad":"' % (number, time.time_ns())
+    return body + b"x" * (198 - len(body)) + b'"}'
 
 
 async def measure(*, rounds: int, records: int) -> list[Figure]:
     """The figures of mutual TLS on the relay's HTTP target."""
     costs, rates = [], []
-    with tempfile.TemporaryDirectory(prefix="bench-tls-") as folder, serving(None) as plain, serving(_TARGET) as tls:
-        delivery = Delivery(Path(folder), records=records)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-tls-")))
+        plain, tls = (stack.enter_context(serving(folder, identity)) for identity in (None, _TARGET))
+        delivery = Delivery(folder, records=records)
         await delivery.fill()
         for number in range(rounds + 1):
             took = {False: [0.0, 0.0], True: [0.0, 0.0]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,15 @@ class Figure:
                 return self.value < self.goal
 
 
+def spread(values: Sequence[float]) -> str:
+    """Median, least and most."""
+    return f"{_short(statistics.median(values))} ({_short(min(values))} to {_short(max(values))})"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def machine() -> str:
     """What the numbers were measured on."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -50,8 +60,13 @@ def machine() -> str:
     )
 
 
-def finish(benchmark: str, figures: Sequence[Figure]) -> int:
+def finish(benchmark: str, figures: Sequence[Figure], *, page: Path | None = None) -> int:
     """Print table, machine and JSON line.
+
+    Args:
+        benchmark: its name.
+        figures: what it measured.
+        page: in Markdown, between whose lines `<!-- figures -->` and `<!-- end -->` the table is written, too.
 
     Returns:
         The exit status: 0 when every goal is met.
@@ -66,6 +81,11 @@ def finish(benchmark: str, figures: Sequence[Figure]) -> int:
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     print(machine())
+    if page is not None:
+        before, mark, rest = page.read_text().partition("<!-- figures -->\n")
+        lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
+        table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        page.write_text(f"{before}{mark}{machine()}\n\n{table}{rest[rest.index('<!-- end -->') :]}")
     passed = all(one.passed for one in figures)
     line = {
         "benchmark": benchmark,

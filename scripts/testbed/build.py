@@ -1,6 +1,6 @@
-"""Builds the control plane's programs from their Go modules, as `scripts/controlplane/*/go.mod` pins them.
+"""Builds programs from their Go modules: the control plane's, as `scripts/controlplane/*/go.mod` pins them, and others.
 
-The `go.sum` beside each holds the hash of every module, so a registry cannot hand out another source.
+The `go.sum` beside each go.mod holds the hash of every module, so a registry cannot hand out another source.
 """
 
 import fcntl
@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,24 +28,32 @@ VERSION_PACKAGE: Final = "k8s.io/component-base/version"
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One program: its package, the module of ours that pins it, how long it takes on two cores."""
+    """One program.
+
+    Attributes:
+        package: of its `main`.
+        module: folder of the module of ours that holds or pins it.
+        expected: how long it takes to build.
+        arguments: more for `go build`.
+    """
 
     name: str
     package: str
-    module: str
+    module: Path
     expected: str
+    arguments: tuple[str, ...] = ()
 
 
 PROGRAMS: Final = (
-    Program("etcd", "go.etcd.io/etcd/server/v3", "etcd", "50 s on two cores"),
-    Program("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", "kubernetes", "3 min on two cores"),
+    Program("etcd", "go.etcd.io/etcd/server/v3", MODULES / "etcd", "50 s on two cores"),
+    Program("kube-apiserver", "k8s.io/kubernetes/cmd/kube-apiserver", MODULES / "kubernetes", "3 min on two cores"),
     Program(
         "kube-controller-manager",
         "k8s.io/kubernetes/cmd/kube-controller-manager",
-        "kubernetes",
+        MODULES / "kubernetes",
         "1 min on two cores",
     ),
-    Program("kubectl", "k8s.io/kubernetes/cmd/kubectl", "kubernetes", "30 s on two cores"),
+    Program("kubectl", "k8s.io/kubernetes/cmd/kubectl", MODULES / "kubernetes", "30 s on two cores"),
 )
 
 
@@ -66,32 +74,42 @@ def output_folder(cache: Path) -> Path:
 
 
 def ensure(cache: Path, environment: Mapping[str, str]) -> Path:
-    """Builds what is missing and returns the folder. Of two runs at once, one builds and the other waits.
+    """Builds what is missing of the control plane; raises as `build` does.
+
+    Returns:
+        The folder of the programs.
+    """
+    folder = output_folder(cache)
+    build(PROGRAMS, folder=folder, cache=cache, environment=environment)
+    return folder
+
+
+def build(programs: Sequence[Program], *, folder: Path, cache: Path, environment: Mapping[str, str]) -> None:
+    """Builds what is missing of these in a folder. Of two runs at once, one builds and the other waits.
 
     Raises:
         BinaryError: There is no Go and none can be installed, or a build fails.
     """
-    folder = output_folder(cache)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder / ".lock"):
-        missing = [program for program in PROGRAMS if not (folder / program.name).exists()]
+        missing = [program for program in programs if not (folder / program.name).exists()]
         if missing:
             say(f"building {', '.join(each.name for each in missing)} from source, once for this user")
             go = _go(cache, environment)
             for program in missing:
                 _build(program, go=go, folder=folder, cache=cache, environment=environment)
-    return folder
 
 
 def _build(program: Program, *, go: Path, folder: Path, cache: Path, environment: Mapping[str, str]) -> None:
+    command: list[str | Path] = [go, "build", "-trimpath", f"-ldflags={_link_flags()}", *program.arguments]
     with tempfile.TemporaryDirectory(dir=folder, prefix=".building-") as scratch:
         output = Path(scratch) / program.name
         with (
             progress(f"building {program.name}", expected=program.expected),
             Child(
                 name=program.name,
-                command=[go, "build", "-trimpath", f"-ldflags={_link_flags()}", "-o", output, program.package],
-                directory=MODULES / program.module,
+                command=[*command, "-o", output, program.package],
+                directory=program.module,
                 logs=Path(scratch),
                 environment=_go_environment(environment, cache),
             ) as compiler,
@@ -164,6 +182,6 @@ def _alone(lock: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            with progress("another run builds the control plane; waiting for it", expected="5 min"):
+            with progress("another run builds these programs; waiting for it", expected="5 min"):
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,0 +1,3 @@
+module fluidos-edge/peers/gauge
+
+go 1.26.0
