@@ -118,7 +118,7 @@ class Ingest:
             for connection, packet_ids in owed:
                 connection.acknowledge(packet_ids)
             while self._spool.full:
-                self.problem = "the spool is full: a target is behind"
+                self.problem = self._spool.obstacle
                 await asyncio.sleep(_FULL_SECONDS)
             for connection in self._paused:
                 connection.resume()

@@ -151,7 +151,11 @@ class Spool:
 
     def measure(self) -> None:
         """Look how much of the disk is left: others fill it, too."""
-        disk = os.statvfs(self._directory)
+        try:
+            disk = os.statvfs(self._directory)
+        except OSError as error:
+            log.error("cannot ask how much of the disk is left", error=str(error))
+            return
         room = self.size + disk.f_bavail * disk.f_frsize - self._limits.reserve_bytes
         self.capacity = max(0, min(self._limits.max_bytes, room))
 
@@ -177,7 +181,7 @@ class Spool:
         ends = [segment.first_id for segment in self._segments[1:]] + [self.head]
         now = time.time()
         found = []
-        for end, segment in zip(ends, self._segments, strict=True):
+        for end, segment in zip(ends, self._segments, strict=False):
             with suppress(OSError):
                 found.append((end, now - segment.path.stat().st_mtime))
         return found
@@ -237,8 +241,11 @@ class Spool:
         """Delete the segments whose records are all below `position`; the last one stays."""
         while len(self._segments) > 1 and self._segments[1].first_id <= position:
             segment = self._segments.pop(0)
-            segment.path.unlink(missing_ok=True)
             self.size -= segment.size
+            try:
+                segment.path.unlink(missing_ok=True)
+            except OSError as error:  # its records are below all positions, after a restart, too
+                log.error("cannot delete a segment", file=segment.path.name, error=str(error))
 
     def close(self) -> None:
         """Wait for writes under way and close the files."""
