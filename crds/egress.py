@@ -16,7 +16,8 @@ from crds.errors import InvalidField
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
-_PORTS = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
+PORTS = {"http": 80, "https": 443, "mqtt": 1883, "mqtts": 8883}
+"""Of a URL that names none, by its scheme."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +89,9 @@ def host_and_port(url: str, *, field: str = "url") -> tuple[str, int]:
         port = parts.port
     except ValueError as error:
         raise InvalidField(field=field, value=url, expected="an absolute URL with a valid port") from error
-    if parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
+    if parts.scheme not in PORTS or not parts.hostname or "@" in parts.netloc:
         raise InvalidField(field=field, value=url, expected="an absolute http(s) or mqtt(s) URL without credentials")
-    return parts.hostname, port or _PORTS[parts.scheme]
+    return parts.hostname, port or PORTS[parts.scheme]
 
 
 def _networks(field: str, cidrs: Iterable[str]) -> tuple[Network, ...]:

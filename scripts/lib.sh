@@ -85,19 +85,30 @@ ensure_venv() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
+# switch_off <service>: packages start theirs for the whole machine; nobody asked for that.
+switch_off() {
+    if [[ -d /run/systemd/system ]]; then
+        systemctl disable --now "$1.service" >&2 || say "$1.service could not be switched off"
+    elif [[ -x /etc/init.d/$1 ]]; then
+        "/etc/init.d/$1" stop >&2 || say "$1's service could not be stopped"
+        update-rc.d "$1" disable >&2 || say "$1's service could not be disabled"
+    fi
+}
+
 find_mosquitto() { PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v mosquitto; }
 
 ensure_mosquitto() {
     find_mosquitto >/dev/null && return
     apt_install "the MQTT broker mosquitto" mosquitto
-    # The package starts a broker on port 1883 for the whole machine; nobody asked for that.
-    if [[ -d /run/systemd/system ]]; then
-        systemctl disable --now mosquitto.service >&2 || say "mosquitto.service could not be switched off"
-    elif [[ -x /etc/init.d/mosquitto ]]; then
-        /etc/init.d/mosquitto stop >&2 || say "mosquitto's service could not be stopped"
-        update-rc.d mosquitto disable >&2 || say "mosquitto's service could not be disabled"
-    fi
+    switch_off mosquitto
     find_mosquitto >/dev/null || die "mosquitto was installed but is not found on PATH or in /usr/sbin"
+}
+
+# A target of the relay's tests.
+ensure_influxdb() {
+    command -v influxd >/dev/null && return
+    apt_install "the database InfluxDB" influxdb
+    switch_off influxdb
 }
 
 # Kafka's testbed: its jars come with Maven and run on Java 17.

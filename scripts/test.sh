@@ -4,6 +4,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 cd "$ROOT"
 setup
 ensure_kafka
+ensure_influxdb
 
 failed=()
 check() {

@@ -11,6 +11,7 @@ import ssl
 from collections import OrderedDict
 from typing import assert_never
 
+from crds.egress import EgressPolicy
 from router_manager.domain.peers import Anybody, Certified, EndpointOf, Exactly, Peer
 from spire.domain.authorization import exactly, in_domain
 from spire.identity import Identity, IdentitySource, Svid
@@ -26,18 +27,24 @@ class UnprovableError(OSError):
 class Contexts:
     """Made when they are needed; the least used go first."""
 
-    def __init__(self, source: IdentitySource | None) -> None:
-        """Use this identity; None is `--insecure`."""
+    def __init__(self, source: IdentitySource | None, policy: EgressPolicy) -> None:
+        """Use this identity; None is `--insecure`. The policy says whether anybody may be without TLS otherwise."""
         self._source = source
+        self._policy = policy
         self._made: OrderedDict[Peer, ssl.SSLContext | None] = OrderedDict()
         self._made_for: Identity | None = None
 
-    def of(self, peer: Peer) -> ssl.SSLContext | None:
-        """For a connection to this peer; None has the system's roots, or is plain HTTP.
+    def of(self, peer: Peer, url: str) -> ssl.SSLContext | None:
+        """For a connection to this peer at this URL; None has the system's roots, or is without TLS.
 
         Raises:
-            UnprovableError: the peer's trust domain is unknown, or its roots are no certificates.
+            UnprovableError: it is without TLS where that is not allowed, the peer's trust domain is unknown, or its
+                roots are no certificates.
         """
+        if isinstance(peer, Anybody) and self._source is not None:
+            refusal = self._policy.plain_refusal(url)
+            if refusal is not None:
+                raise UnprovableError(refusal)
         identity = None if self._source is None else self._source.current
         if identity != self._made_for:
             self._made.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from crds.models.delivery import Endpoint, PayloadFilter
 from router_manager.domain.payload import Record
 from router_manager.domain.table import Route, Table
 from router_manager.relay.engine import Bounds, Relay
-from router_manager.relay.mqtt.client import SessionSettings
+from router_manager.relay.mqtt.client import Session, SessionSettings
 from router_manager.relay.mqtt.packets import Version, connect, publish
 from router_manager.relay.targets.base import Exit
 from router_manager.relay.targets.exits import Exits
@@ -41,8 +41,11 @@ class Target:
     accepted: list[Any] = field(default_factory=list)
     bodies: list[bytes] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    headers: list[Mapping[str, str]] = field(default_factory=list)
     port: int = 0
     tls: ssl.SSLContext | None = None
+    decompress: bool = True
+    """What came compressed is kept as it is, if not."""
     peers: list[SpiffeId | None] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     """Of the requests, by the clock of the loop."""
@@ -59,7 +62,8 @@ class Target:
         body = await request.read()
         self.bodies.append(body)
         self.times.append(asyncio.get_running_loop().time())
-        self.keys.append(request.headers["Idempotency-Key"])
+        self.keys.append(request.headers.get("Idempotency-Key", ""))
+        self.headers.append(request.headers)
         self.peers.append(peer_of(request.transport))
         answer = self.answers.popleft() if self.answers else self.always
         response = web.Response(text="ok") if answer is None else await answer(request)
@@ -72,7 +76,7 @@ class Target:
 async def serving(target: Target) -> AsyncIterator[Target]:
     app = web.Application(client_max_size=64 << 20)
     app.router.add_post("/{path:.*}", target.handle)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    runner = web.AppRunner(app, shutdown_timeout=0.1, auto_decompress=target.decompress)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", target.port, ssl_context=target.tls).start()
     target.port = runner.addresses[0][1]
@@ -155,7 +159,12 @@ async def relay(
 
 async def serve(running: Relay, *routes: Route) -> None:
     running.apply(table(*routes))
-    await until(lambda: running.session.ready, what="subscription")
+    await until(lambda: running.ready, what="subscription")
+
+
+def session_of(running: Relay) -> Session:
+    assert running.session is not None
+    return running.session
 
 
 async def publish_all(port: int, messages: Iterable[tuple[str, bytes]], *, tls: ssl.SSLContext | None = None) -> None:

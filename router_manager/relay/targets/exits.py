@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from crds.egress import EgressPolicy
+from crds.models.addresses import InfluxDB
 from router_manager.domain.batching import Answer
+from router_manager.relay.contexts import Contexts
 from router_manager.relay.targets.base import Batch, Exit
-from router_manager.relay.targets.http import HttpExit
+from router_manager.relay.targets.bodies import Bodies
+from router_manager.relay.targets.credentials import Credentials
+from router_manager.relay.targets.http import HttpExit, Poster
+from router_manager.relay.targets.influxdb import InfluxExit
 from spire.identity import IdentitySource
 
 
@@ -13,17 +18,28 @@ class Exits:
     """An Exit for every kind of address: it hands each batch to the one that knows."""
 
     def __init__(
-        self, policy: EgressPolicy, *, identity: IdentitySource | None = None, timeout_seconds: float = 10.0
+        self,
+        policy: EgressPolicy,
+        *,
+        identity: IdentitySource | None = None,
+        credentials: Credentials | None = None,
+        timeout_seconds: float = 10.0,
     ) -> None:
         """Prepare; nothing is dialled before there is something to send.
 
         Args:
             policy: where targets may be.
             identity: of the relay; None is `--insecure`.
+            credentials: that routes may name.
             timeout_seconds: for one answer of a target.
         """
-        http = HttpExit(policy, identity=identity, timeout_seconds=timeout_seconds)
-        self._exits: dict[type, Exit] = {str: http}
+        credentials = credentials or Credentials(None)
+        contexts, bodies = Contexts(identity, policy), Bodies()
+        poster = Poster(policy, contexts, timeout_seconds=timeout_seconds)
+        self._exits: dict[type, Exit] = {
+            str: HttpExit(poster, bodies, credentials),
+            InfluxDB: InfluxExit(poster, bodies, credentials),
+        }
 
     async def send(self, batch: Batch) -> Answer:
         """See Exit."""
