@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from crds.models import kubeedge, kubeedge_v1alpha2
+from crds.models import kubeedge, kubeedge_rules, kubeedge_v1alpha2
 from crds.models.base import Column, Crd, Resource
 from crds.models.dataroute import DataRoute
 from crds.models.fluidos import Contract, Flavor, KnownCluster, Transaction
@@ -41,6 +41,7 @@ KINDS: Mapping[str, tuple[Versions, ...]] = {
         (kubeedge.DeviceStatus,),
     ),
     "kubeedge-v1alpha2": ((kubeedge_v1alpha2.Device,), (kubeedge_v1alpha2.DeviceModel,)),
+    "kubeedge-rules": ((kubeedge_rules.Rule,), (kubeedge_rules.RuleEndpoint,)),
 }
 
 _KEPT = (

@@ -14,6 +14,7 @@ import structlog
 from crds.errors import InvalidField
 from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.watch import Change, Gone, Key, Put
+from crds.models.base import OwnerReference
 from crds.models.dataroute import ResolvedSource
 from crds.models.fluidos import Flavor
 from crds.models.leafdevice import LeafDevice
@@ -38,6 +39,10 @@ class Catalog:
     def of(self, namespace: str) -> Mapping[str, Offered]:
         """By flavor name; a Flavor counts more than a LeafDevice that stands in for it."""
         return ChainMap(self._flavors[namespace], self._leaves[namespace])
+
+    def owners(self, namespace: str) -> dict[str, OwnerReference]:
+        """What owns that which is made for a flavor, by its name."""
+        return {name: one.owner for name, one in self.of(namespace).items()}
 
     def is_sure_of(self, source: ResolvedSource, *, namespace: str) -> bool:
         """Whether a source that is not in the catalog is gone: a life that has just begun has not seen all."""

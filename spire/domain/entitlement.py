@@ -12,7 +12,13 @@ from spire.domain.spiffe_id import SpiffeId, TrustDomain
 ENDPOINT_LABEL: Final = "edge.fluidos.eu/endpoint"
 
 MANAGERS: Final = ("edge-resource-manager", "rear-gateway", "router-manager", "flash-controller")
-OF_NODES: Final = {"relay": "relay", "edge-agent": "agent", "broker": "broker", "mapper": "mapper"}
+OF_NODES: Final = {
+    "relay": "relay",
+    "kubeedge-relay": "relay",
+    "edge-agent": "agent",
+    "broker": "broker",
+    "mapper": "mapper",
+}
 """Accounts whose processes speak for one node, and the first segment of their IDs."""
 
 

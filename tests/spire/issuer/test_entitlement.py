@@ -23,6 +23,7 @@ def _named(caller: Caller, labels: dict[str, str] | None = None) -> str:
         ("flash-controller", None, "/manager/flash-controller"),
         ("relay", "edge-1", "/relay/edge-1"),
         ("edge-agent", "edge-1.example", "/agent/edge-1.example"),
+        ("kubeedge-relay", "cloud-1", "/relay/cloud-1"),
         ("broker", "edge-1", "/broker/edge-1"),
         ("mapper", "edge-1", "/mapper/edge-1"),
     ],

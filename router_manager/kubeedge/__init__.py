@@ -1,0 +1,1 @@
+"""KubeEdge's router as a carrier of readings to the relay."""

@@ -1,0 +1,1 @@
+"""Where KubeEdge's router brings readings: HTTP, one path for each topic of each node."""
