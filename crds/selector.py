@@ -32,7 +32,13 @@ _ENVIRONMENT = cel.NewEnv(
 
 
 def attributes(
-    *, sensor: Sensor, board: Board, node: str, cluster: str, trust: FlavorTrust | None = None
+    *,
+    sensor: Sensor,
+    board: Board,
+    node: str,
+    cluster: str,
+    trust: FlavorTrust | None = None,
+    observed_latency_microseconds: int | None = None,
 ) -> dict[str, Attribute]:
     """What a selector can ask of a flavor. What the device did not declare is absent, not guessed."""
     first = sensor.measurements[0]
@@ -55,6 +61,7 @@ def attributes(
         "spiffeID": trust.spiffe_id if trust else None,
         "application": (trust.application or None) if trust else None,
         "latencyMicros": sensor.latency_microseconds,
+        "observedLatencyMicros": observed_latency_microseconds,
         "samplingMillihertz": sensor.sampling_rate_millihertz,
         "consumptionMicrowatts": sensor.consumption_microwatts,
         "accuracyMicros": first.accuracy_microunits,

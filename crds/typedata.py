@@ -27,10 +27,12 @@ from crds.models.leafdevice import (
     Sensor,
     SensorTraits,
 )
+from crds.models.shaping import JsonPointer
 from crds.models.trust import Hex, Integrity, SpiffeIdText, Tier
 from crds.units import Dimension, Rounding, Scale, parse_unit, to_integer
 
 MAX_QUANTITIES = 16
+_OBSERVED = "observedLatencyMicros"
 
 _Words = Annotated[tuple[Bounded, ...], Field(max_length=MAX_QUANTITIES)]
 
@@ -53,6 +55,8 @@ class _Additional(Model):
     mcu_family: Bounded | None = None
     max_consumers: Bounded | None = None
     integrity: Integrity | None = None
+    timestamp_pointer: JsonPointer | None = None
+    observed_latency_micros: Annotated[str | None, Field(max_length=16, pattern=r"^[0-9]+$")] = None
     trust_tier: Tier | None = None
     spiffe_id: Annotated[SpiffeIdText | None, Field(alias="spiffeID")] = None
     application: Bounded | None = None
@@ -105,6 +109,7 @@ class DeclaredSensor:
     node: str
     topic: str
     trust: FlavorTrust | None = None
+    observed_latency_microseconds: int | None = None
 
     def at(self, topic: str) -> Sensor:
         """The sensor whose readings appear at an MQTT topic.
@@ -120,12 +125,21 @@ class DeclaredSensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlavorView:
-    """A Sensor flavor's typeData, typed."""
+    """A Sensor flavor's typeData, typed.
+
+    Attributes:
+        sensor: as its source declares it.
+        board: that it is on.
+        node: of the board.
+        trust: what the device has proven.
+        observed_latency_microseconds: p99 of its deliveries, as its provider has measured; None where it has not.
+    """
 
     sensor: Sensor
     board: Board
     node: str
     trust: FlavorTrust | None = None
+    observed_latency_microseconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +187,7 @@ def parse_sensor(entry: object, *, field: str) -> DeclaredSensor:
             additional.max_consumers, field=f"{field}.properties.additional.maxConsumers"
         ),
         integrity=additional.integrity or "None",
+        timestamp_pointer=additional.timestamp_pointer,
         declared=Declared(
             sampling_rate=raw.sampling_rate,
             accuracy=raw.accuracy,
@@ -193,6 +208,9 @@ def parse_sensor(entry: object, *, field: str) -> DeclaredSensor:
         node=raw.node or raw.access.resource.node,
         topic=raw.access.resource.topic,
         trust=_trust(additional),
+        observed_latency_microseconds=None
+        if additional.observed_latency_micros is None
+        else int(additional.observed_latency_micros),
     )
 
 
@@ -225,6 +243,7 @@ def characteristics(
         mcu_family=board.mcu_family or None,
         max_consumers=None if sensor.max_consumers is None else str(sensor.max_consumers),
         integrity=None if sensor.integrity == "None" else sensor.integrity,
+        timestamp_pointer=sensor.timestamp_pointer,
         trust_tier=trust.tier if trust else None,
         spiffe_id=trust.spiffe_id if trust else None,
         application=(trust.application or None) if trust else None,
@@ -258,6 +277,15 @@ def characteristics(
     ).dump()
 
 
+def observed(characteristics: dict[str, Any], microseconds: int | None) -> dict[str, Any]:
+    """A flavor's `characteristics` with what its provider has measured; without, where that is None."""
+    properties = characteristics.get("properties") or {}
+    additional = {key: value for key, value in (properties.get("additional") or {}).items() if key != _OBSERVED}
+    if microseconds is not None:
+        additional[_OBSERVED] = str(microseconds)
+    return {**characteristics, "properties": {**properties, "additional": additional}}
+
+
 def sensor_from_flavor(spec: FlavorSpec) -> FlavorView:
     """Read a flavor of type Sensor, ours or a stock provider's.
 
@@ -270,7 +298,11 @@ def sensor_from_flavor(spec: FlavorSpec) -> FlavorView:
     field = "flavorType.typeData.characteristics"
     declared = parse_sensor(spec.flavor_type.type_data.get("characteristics"), field=field)
     return FlavorView(
-        sensor=declared.at(declared.topic), board=declared.board, node=declared.node, trust=declared.trust
+        sensor=declared.at(declared.topic),
+        board=declared.board,
+        node=declared.node,
+        trust=declared.trust,
+        observed_latency_microseconds=declared.observed_latency_microseconds,
     )
 
 

@@ -25,10 +25,12 @@ from crds.kube.watch import Change, Gone, Key, Put
 from crds.models.fluidos import NodeIdentity
 from crds.models.sensorclaim import Binding, SensorClaim, SensorClaimStatus
 from edge_resource_manager.claimstore import FINALIZER, ClaimStore, HeldClaim, Memory
-from edge_resource_manager.domain.claims import decide, no_identity, not_accepted, verdicts
+from edge_resource_manager.domain.claims import decide
+from edge_resource_manager.domain.claimstatus import no_identity, not_accepted, verdicts
 from edge_resource_manager.domain.conversion import identity_to_wire
 from edge_resource_manager.domain.identity import parse_identity
 from edge_resource_manager.domain.matching import Candidate, Fails, Need, closest, judge, printable
+from edge_resource_manager.domain.promises import Windows
 from edge_resource_manager.domain.query import to_query
 from edge_resource_manager.look import Look
 from edge_resource_manager.metrics import CLAIM_EVENTS
@@ -42,6 +44,7 @@ log = structlog.get_logger(__name__)
 CLOSEST_LIMIT = 200
 MAX_LOST = 3
 """Lost bindings that a claim tells of until it has others."""
+_TOLD = {ClaimCondition.ACCEPTED, ClaimCondition.PROMISE_KEPT}
 MAX_STEPS = 600
 """More than any look needs: two for each of 256 bindings."""
 
@@ -55,6 +58,8 @@ class ClaimSettings:
         look: how often a claim is looked at when nothing seems to happen.
         provider_grace: how long a provider may be silent before substitutes are wanted.
         refusal: how long a flavor that was refused is not asked for again.
+        breach: how long a flavor that broke its promise is not taken again.
+        windows: how many windows in succession, beyond the limit on latency, break it.
         release: how long a deleted claim waits for providers to end its contracts.
         workers: claims that are worked on at a time.
     """
@@ -63,6 +68,8 @@ class ClaimSettings:
     look: float = 30.0
     provider_grace: float = 60.0
     refusal: float = 30.0
+    breach: float = 600.0
+    windows: int = 3
     release: float = 30.0
     workers: int = 16
 
@@ -173,9 +180,16 @@ class ClaimReconciler:
             refused=self._refusals(held.memory),
             withdrawn=held.memory.withdrawn,
             providers=self.providers,
+            windows=Windows(breach=self._settings.windows, seconds=self._settings.look / 3),
             clock=self._clock,
         )
-        query = to_query(need=spec.sensor, limits=spec.limits, minimum_tier=need.minimum_tier, integrity=need.integrity)
+        query = to_query(
+            need=spec.sensor,
+            limits=spec.limits,
+            minimum_tier=need.minimum_tier,
+            integrity=need.integrity,
+            latency_basis=need.latency_basis,
+        )
         await look.observe(query)
         try:
             await self._work_off(held, look, need)
@@ -199,8 +213,9 @@ class ClaimReconciler:
             if look.intend(plan):
                 held = await self._claims.write(held, look.bindings)
             await look.carry_out(plan)
-        until = self._clock() + timedelta(seconds=self._settings.refusal)
-        memory.refused |= {which: (why, until) for which, why in look.new_refusals.items()}
+        for refused, seconds in ((look.new_refusals, self._settings.refusal), (look.breached, self._settings.breach)):
+            until = self._clock() + timedelta(seconds=seconds)
+            memory.refused |= {which: (why, until) for which, why in refused.items()}
         lacking = look.lacks(plan)
         near = await self._near(memory, need) if lacking else ()
         memory.lost = (*memory.lost, *(note for _, note in look.told))[-MAX_LOST:] if lacking else ()
@@ -287,11 +302,11 @@ class ClaimReconciler:
 
 
 def _transitions(before: SensorClaimStatus, after: SensorClaimStatus) -> list[tuple[ClaimReason, str]]:
-    """Conditions whose status changed: Bound in both directions, the others when they turn false."""
+    """Conditions whose status changed: Bound in both directions, others when they turn false."""
     was = {each.type: each.status for each in before.conditions}
     return [
         (ClaimReason(each.reason), each.message)
         for each in after.conditions
         if each.status != was.get(each.type)
-        and (each.type == ClaimCondition.BOUND or (each.type == ClaimCondition.ACCEPTED and each.status == "False"))
+        and (each.type == ClaimCondition.BOUND or (each.type in _TOLD and each.status == "False"))
     ]

@@ -22,6 +22,7 @@ from edge_resource_manager.adapters.rear_client import (
 )
 from edge_resource_manager.domain.claims import Ended, Offered, Plan, Silent, Situation, Standing
 from edge_resource_manager.domain.matching import Candidate, Need
+from edge_resource_manager.domain.promises import Windows, heard, is_broken
 from edge_resource_manager.providers import Answers, Providers
 from edge_resource_manager.purchasing import Bought, NotBought, Order, buy, configure, release
 from edge_resource_manager.reasons import ClaimReason
@@ -43,6 +44,7 @@ class Look:
         refused: (flavor, provider) that need not be tried now, and why.
         withdrawn: (flavor, provider) that are no longer offered, and why; taken out when the binding is found lost.
         providers: the known clusters.
+        windows: how measurements are judged.
         clock: now, in UTC.
     """
 
@@ -56,8 +58,10 @@ class Look:
         refused: Mapping[tuple[str, str], str],
         withdrawn: MutableMapping[tuple[str, str], str],
         providers: Providers,
+        windows: Windows,
         clock: Callable[[], datetime],
     ) -> None:
+        self._windows = windows
         self._need = need
         self._count = count
         self._order = order
@@ -72,6 +76,7 @@ class Look:
         self._unconfigured: dict[str, str] = {}
         self._unreleased: dict[str, str] = {}
         self.new_refusals: dict[tuple[str, str], str] = {}
+        self.breached: dict[tuple[str, str], str] = {}
         self.told: list[tuple[ClaimReason, str]] = []
 
     @property
@@ -94,6 +99,7 @@ class Look:
             refused=self._refused,
             unconfigured=self._unconfigured,
             unreleased=self._unreleased,
+            windows=self._windows,
             now=self._clock(),
         )
 
@@ -112,7 +118,13 @@ class Look:
         self._standings = {binding.flavor: standing for binding, standing in zip(bindings, standings, strict=True)}
         for binding, standing in zip(bindings, standings, strict=True):
             if isinstance(standing, Offered):
-                self._bindings[binding.flavor] = _described(binding, standing.candidate)
+                self._bindings[binding.flavor] = heard(
+                    _described(binding, standing.candidate),
+                    standing.measured,
+                    limit=self._need.limits.latency_microseconds,
+                    windows=self._windows,
+                    now=self._clock(),
+                )
 
     def intend(self, plan: Plan) -> bool:
         """Note down what a plan is going to buy; whether that is anything new."""
@@ -176,13 +188,14 @@ class Look:
             candidate = listed or await self._candidate(provider, binding)
             if candidate is None:
                 return self._ended(binding, "the flavor was withdrawn")
-            if binding.contract and await provider.contract(binding.contract) is None:
+            contract = await provider.contract(binding.contract) if binding.contract else None
+            if binding.contract and contract is None:
                 return self._ended(binding, "the provider does not hold the contract any more")
         except SomebodyElse as error:
             return Silent(str(error), lost=True)
         except (ProviderSilent, ProviderRefused, InvalidField) as error:
             return Silent(str(error))
-        return Offered(candidate)
+        return Offered(candidate, contract.measured if contract else None)
 
     def _ended(self, binding: Binding, how: str) -> Ended:
         why = self._withdrawn.pop((binding.flavor, binding.provider), None)
@@ -231,6 +244,8 @@ class Look:
                 self._unreleased[binding.flavor] = str(error)
                 return
         del self._bindings[binding.flavor]
+        if is_broken(binding, limit=self._need.limits.latency_microseconds, windows=self._windows):
+            self.breached[binding.flavor, binding.provider] = why
         if binding.contract:
             self.told.append((ClaimReason.BINDING_RELEASED, f"{binding.flavor} of {binding.provider}: {why}"))
 

@@ -44,6 +44,7 @@ class ClaimCondition(StrEnum):
     ACCEPTED = "Accepted"
     BOUND = "Bound"
     READY = "Ready"
+    PROMISE_KEPT = "PromiseKept"
     INSECURE = "Insecure"
 
 
@@ -66,5 +67,8 @@ class ClaimReason(StrEnum):
     CONFIGURATION_REFUSED = "ConfigurationRefused"
     BINDING_LOST = "BindingLost"
     BINDING_RELEASED = "BindingReleased"
+    KEPT = "Kept"
+    NOT_MEASURED = "NotMeasured"
+    LATENCY_BREACHED = "LatencyBreached"
     CONTRACTS_LEFT = "ContractsLeft"
     INSECURE_MODE = "InsecureMode"

@@ -17,14 +17,22 @@ from crds.models.base import (
     Name,
     Resource,
     Rule,
-    Timestamp,
 )
 from crds.models.delivery import Endpoints, PayloadFilter
 from crds.models.leafdevice import Topic
+from crds.models.measured import Measured
+from crds.models.retention import Retention
+from crds.models.shaping import JsonPointer
 from crds.models.trust import TrustDomainText
 
 Selector = Annotated[str, Field(min_length=1, max_length=4096)]
 """CEL over `device`, in DRA's vocabulary."""
+
+Engine = Literal["Relay", "KubeEdge"]
+Delivery = Literal["AtLeastOnce", "BestEffort"]
+
+_KUBEEDGE_PROMISES_NOTHING = "must have the delivery BestEffort where engine is KubeEdge"
+_COUNTED_BEHIND_KUBEEDGE = "must have the engine KubeEdge where sequence is set"
 
 
 class RouteSource(Model):
@@ -55,14 +63,32 @@ class RouteSource(Model):
 class DataRouteSpec(Model):
     """What a user, or a contract, asks for."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("self.engine != 'KubeEdge' || self.delivery == 'BestEffort'", _KUBEEDGE_PROMISES_NOTHING),
+        Rule("!has(self.sequence) || self.engine == 'KubeEdge'", _COUNTED_BEHIND_KUBEEDGE),
+    )
+
     source: RouteSource
     targets: Endpoints
     trust_domain: TrustDomainText | None = None
     """Whose endpoints the targets are, unless they say who they are; this cluster's own when absent."""
     filter: PayloadFilter | None = None
-    engine: Literal["Relay"] = "Relay"
-    delivery: Literal["AtLeastOnce"] = "AtLeastOnce"
+    engine: Engine = "Relay"
+    """Who carries readings from the broker of the sensor's node to the relay: itself, or KubeEdge's router."""
+    delivery: Delivery = "AtLeastOnce"
+    sequence: JsonPointer | None = None
+    """Where readings have a number that grows by one with each: what is missing is counted (KubeEdge only)."""
+    retention: Retention | None = None
+    """How long readings wait for a target; for ever when absent."""
     suspend: bool = False
+
+    @model_validator(mode="after")
+    def _kept(self) -> Self:
+        if self.engine == "KubeEdge" and self.delivery != "BestEffort":
+            raise ValueError(_KUBEEDGE_PROMISES_NOTHING)
+        if self.engine != "KubeEdge" and self.sequence is not None:
+            raise ValueError(_COUNTED_BEHIND_KUBEEDGE)
+        return self
 
 
 class ResolvedSource(Model):
@@ -76,35 +102,40 @@ class ResolvedSource(Model):
     provider: Annotated[str, Field(max_length=253)] = ""
     node: Name
     topic: Topic
+    timestamp_pointer: JsonPointer | None = None
+    """Where its readings say when they were taken."""
 
 
-class RelayReport(Model):
+class RelayReport(Measured):
     """What one relay has done for this route; written at a bounded rate."""
 
     node: Name
-    delivered: Count = 0
     filtered: Count = 0
     retried: Count = 0
     dead: Count = 0
-    backlog_records: Count = 0
-    p50_microseconds: Count | None = None
-    p99_microseconds: Count | None = None
-    last_delivered_time: Timestamp | None = None
+    expired: Count = 0
+    backlog_bytes: Count = 0
+    """Of the spool that this route holds back."""
     message: Annotated[str, Field(max_length=1024)] = ""
     insecure: bool | None = None
     """It runs with --insecure: nobody proves who he is."""
+    missing: Count | None = None
+    """Readings that did not come, by their numbers (`spec.sequence`)."""
+    silent: Annotated[tuple[Name, ...], Field(max_length=1024), Distinct()] = ()
+    """Flavors of which nothing came for half a minute (KubeEdge only)."""
 
 
-class DataRouteStatus(Model):
-    """Observed by router_manager (conditions, sources) and by the relays (reports)."""
+class DataRouteStatus(Measured):
+    """Observed by router_manager (conditions, sources) and by the relays (reports).
+
+    What is measured is of all relays together: counts are summed, times are those of the slowest one.
+    """
 
     observed_generation: Count | None = None
     conditions: Conditions = ()
     source_models: Annotated[str, Field(max_length=1024)] = ""
     """For people: a printer column shows of a list its first element alone."""
     target_names: Annotated[str, Field(max_length=1024)] = ""
-    delivered: Count = 0
-    """Of all relays together."""
     sources: Annotated[
         tuple[ResolvedSource, ...],
         Field(max_length=1024),
@@ -132,6 +163,7 @@ class DataRoute(Resource):
             Column("Targets", ".status.targetNames"),
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
             Column("Delivered", ".status.delivered", "integer"),
+            Column("P99 micros", ".status.p99Microseconds", "integer"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),
         ),

@@ -24,11 +24,13 @@ from crds.models.base import (
     Timestamp,
     Word,
 )
+from crds.models.shaping import JsonPointer
 from crds.models.trust import Integrity, Trust, UeidText
 
 MAX_SENSORS = 64
 Bounded = Annotated[str, Field(max_length=128)]
-Topic = Annotated[str, Field(min_length=1, max_length=512, pattern=r"^[^+#\x00]+$")]
+MAX_TOPIC = 512
+Topic = Annotated[str, Field(min_length=1, max_length=MAX_TOPIC, pattern=r"^[^+#\x00]+$")]
 Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
 Natural = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 
@@ -80,6 +82,8 @@ class SensorTraits(Model):
     """How many contracts may share this sensor; the provider's default where absent."""
     integrity: Integrity = "None"
     """What a receiver can verify of its readings by itself."""
+    timestamp_pointer: JsonPointer | None = None
+    """Where its readings say when they were taken (RFC 6901): latency is measured from then on."""
     declared: Declared = Declared()
 
 

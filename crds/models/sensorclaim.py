@@ -7,11 +7,15 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from crds.models.base import Column, Conditions, Count, Crd, Distinct, Model, Name, Resource, Rule, Timestamp, Word
-from crds.models.dataroute import Selector
+from crds.models.dataroute import Delivery, Selector
 from crds.models.delivery import Endpoints, PayloadFilter
+from crds.models.measured import Measured
+from crds.models.retention import Retention
 from crds.models.trust import Integrity, SpiffeIdText, Tier
 
 Limit = Annotated[int, Field(ge=0, le=2**53 - 1)]
+LatencyBasis = Literal["Declared", "Observed"]
+OnBreach = Literal["Mark", "Rebind"]
 MAX_BINDINGS = 256
 COUNTS = f"1 to {MAX_BINDINGS} or 'All'"
 _SIGNED_AS_IT_IS = "must not shape readings for an endpoint where integrity is Signed"
@@ -120,6 +124,10 @@ class SensorClaimSpec(Model):
 
     sensor: SensorNeed | None = None
     limits: Limits | None = None
+    latency_basis: LatencyBasis = "Declared"
+    """What the limit on latency is compared with: what the device declares, or what its provider has measured."""
+    on_breach: OnBreach = "Mark"
+    """What to do when what was measured exceeds the limit on latency: say so, or take another flavor that fits."""
     selector: Selector | None = None
     minimum_tier: Tier = "GatewayVouched"
     """How well a device must have proven what it is. A manager without identity (`--insecure`) does not ask."""
@@ -132,6 +140,10 @@ class SensorClaimSpec(Model):
     ] = 1
     endpoints: Endpoints
     filter: PayloadFilter | None = None
+    delivery: Delivery = "AtLeastOnce"
+    """BestEffort lets a provider use KubeEdge's router, which loses readings."""
+    retention: Retention | None = None
+    """How long readings wait for an endpoint that is down; a provider may let them wait less."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -168,6 +180,12 @@ class Binding(Model):
     expiration_time: Timestamp | None = None
     renewal_time: Timestamp | None = None
     """When to renew: half of the contract's lifetime."""
+    measured: Measured | None = None
+    """What its provider has measured of the delivery."""
+    measured_time: Timestamp | None = None
+    """When that was heard."""
+    breached_windows: Count = 0
+    """How often in succession that was worse than the limit on latency; counted up to what makes a breach."""
 
 
 class SensorClaimStatus(Model):
@@ -200,6 +218,7 @@ class SensorClaim(Resource):
             Column("Count", ".spec.count"),
             Column("Bound", ".status.boundCount", "integer"),
             Column("Ready", '.status.conditions[?(@.type=="Ready")].status'),
+            Column("Promise", '.status.conditions[?(@.type=="PromiseKept")].status'),
             Column("Providers", ".status.providers"),
             Column("Age", ".metadata.creationTimestamp", "date"),
             Column("Reason", '.status.conditions[?(@.type=="Ready")].reason', priority=1),

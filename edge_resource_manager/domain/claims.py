@@ -8,18 +8,19 @@ provider may hold for us is ever forgotten before it has ended.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
 from typing import Literal, assert_never
 
-from crds.conditions import Verdict, parse_timestamp
+from crds.conditions import parse_timestamp
+from crds.models.measured import Measured
 from crds.models.sensorclaim import MAX_BINDINGS, Binding
-from edge_resource_manager.domain.matching import Candidate, Fails, Fits, Need, describe, judge, printable
+from edge_resource_manager.domain.matching import Candidate, Fails, Fits, Need, judge, printable
+from edge_resource_manager.domain.promises import Windows, breach, has_handed_over, is_broken
 from edge_resource_manager.domain.ranking import rank
-from edge_resource_manager.reasons import ClaimCondition, ClaimReason
 
 SHOWN = 3
 """How many refusals a message lists."""
@@ -27,9 +28,15 @@ SHOWN = 3
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """The provider still offers the bound flavor, and holds the contract if there is one."""
+    """The provider still offers the bound flavor, and holds the contract if there is one.
+
+    Attributes:
+        candidate: the flavor as it is offered now.
+        measured: of the contract's delivery, as far as the provider says.
+    """
 
     candidate: Candidate
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +81,7 @@ class Situation:
         refused: (flavor, provider) that need not be tried now, and why.
         unconfigured: flavors whose provider did not take the configuration in this look, and why.
         unreleased: flavors whose binding could not be ended in this look, and why.
+        windows: how measurements are judged.
         now: for freshness and expiry.
     """
 
@@ -88,6 +96,7 @@ class Situation:
     refused: Mapping[tuple[str, str], str]
     unconfigured: Mapping[str, str]
     unreleased: Mapping[str, str]
+    windows: Windows
     now: datetime
 
 
@@ -102,6 +111,7 @@ class Plan:
         release: bindings to end at the provider, and why.
         kept: bindings that are as asked.
         spare: bindings that are not, but better than nothing, and why.
+        leaving: bindings that end as soon as their substitutes deliver.
     """
 
     forget: tuple[tuple[Binding, str], ...] = ()
@@ -110,6 +120,7 @@ class Plan:
     release: tuple[tuple[Binding, str], ...] = ()
     kept: tuple[Binding, ...] = ()
     spare: tuple[tuple[Binding, str], ...] = ()
+    leaving: tuple[Binding, ...] = ()
 
     @property
     def settled(self) -> bool:
@@ -136,12 +147,13 @@ def decide(situation: Situation) -> Plan:
     if missing == 0:
         # An intent whose purchase was not answered may have succeeded: it must not stay as one too many.
         release += [(binding, "more than the claim's count") for binding, _ in sorted_.intended]
-    spare = list(sorted_.spare)
+    spare, leaving = list(sorted_.spare), list[Binding]()
     if not reserve:
         # Substitutes are bought first; what cannot be replaced by any stays as long as it is of some use.
-        release += [(binding, why) for binding, why in spare[missing:]]
+        replaced, spare = spare[missing:], spare[:missing]
+        leaving = [binding for binding, _ in replaced if _stays_for_now(binding, kept, situation)]
+        release += [(binding, why) for binding, why in replaced if binding not in leaving]
         release += sorted_.unfit
-        spare = spare[:missing]
     return Plan(
         forget=tuple(sorted_.ended),
         reserve=reserve,
@@ -151,57 +163,8 @@ def decide(situation: Situation) -> Plan:
         release=tuple((binding, why) for binding, why in release if _releasable(binding, situation)),
         kept=tuple(kept),
         spare=tuple(spare),
+        leaving=tuple(leaving),
     )
-
-
-def verdicts(
-    situation: Situation, plan: Plan, *, near: Sequence[tuple[Candidate, Fails]] = (), lost: Sequence[str] = ()
-) -> tuple[Verdict, ...]:
-    """The conditions, once a plan is settled.
-
-    Args:
-        situation: what was observed.
-        plan: with nothing left to do.
-        near: the flavors that came closest, if none fits.
-        lost: what became of bindings, until there are others.
-    """
-    accepted = Verdict(type=ClaimCondition.ACCEPTED, status="True", reason=ClaimReason.ACCEPTED)
-    waiting = _waiting(situation, near=near)
-    untold = sorted(f"{provider} did not answer: {why}" for provider, why in situation.silent.items())
-    if situation.count == "All":
-        complete = plan.bound > 0 and not (waiting and plan.bound < MAX_BINDINGS)
-        tally = [f"all {plan.bound} that fit are bound" if complete else f"{plan.bound} bound"]
-        tally += untold if complete else []
-    else:
-        complete = plan.bound >= situation.count
-        tally = [f"{plan.bound} of {situation.count} bound"]
-    if not complete:
-        message = "; ".join([*tally, *(f"lost {each}" for each in lost), *waiting, *untold])
-        reason = _unbound(situation, plan, waiting=bool(_refusals(situation)))
-        return (
-            accepted,
-            Verdict(type=ClaimCondition.BOUND, status="False", reason=reason, message=message),
-            Verdict(type=ClaimCondition.READY, status="False", reason=reason, message=message),
-        )
-    bound = Verdict(type=ClaimCondition.BOUND, status="True", reason=ClaimReason.BOUND, message="; ".join(tally))
-    return accepted, bound, _ready(situation, plan, tally="; ".join(tally))
-
-
-def not_accepted(message: str) -> tuple[Verdict, ...]:
-    """The conditions of a claim that asks for what cannot be asked."""
-    failing = (ClaimCondition.ACCEPTED, ClaimCondition.BOUND, ClaimCondition.READY)
-    return _failing(failing, reason=ClaimReason.INVALID, message=message)
-
-
-def no_identity(message: str) -> tuple[Verdict, ...]:
-    """The conditions of a claim in a cluster that does not know who it is, so that it can buy nothing."""
-    accepted = Verdict(type=ClaimCondition.ACCEPTED, status="True", reason=ClaimReason.ACCEPTED)
-    failing = (ClaimCondition.BOUND, ClaimCondition.READY)
-    return accepted, *_failing(failing, reason=ClaimReason.NO_IDENTITY, message=message)
-
-
-def _failing(types: Iterable[ClaimCondition], *, reason: ClaimReason, message: str) -> tuple[Verdict, ...]:
-    return tuple(Verdict(type=each, status="False", reason=reason, message=message) for each in types)
 
 
 @dataclass(slots=True)
@@ -221,6 +184,7 @@ def _sort(situation: Situation) -> _Sorted:
     fitting: dict[str, tuple[Binding, Candidate, Fits]] = {}
     silent: list[Binding] = []
     lost: list[tuple[Binding, str]] = []
+    broken: list[tuple[Binding, str]] = []
     for binding in situation.bindings:
         standing = situation.standings.get(binding.flavor, UNSEEN)
         match standing:
@@ -233,9 +197,11 @@ def _sort(situation: Situation) -> _Sorted:
             case Silent():
                 silent.append(binding)
             case Offered(candidate):
-                outcome = judge(situation.need, candidate)
+                outcome = judge(situation.need.once_bound if binding.contract else situation.need, candidate)
                 if isinstance(outcome, Fails):
                     _place_failing(found, binding, candidate, outcome, situation=situation)
+                elif (worse := intolerable(binding, situation)) is not None:
+                    broken.append((binding, worse))
                 elif binding.contract:
                     fitting[binding.flavor] = (binding, candidate, outcome)
                 else:
@@ -246,7 +212,7 @@ def _sort(situation: Situation) -> _Sorted:
     found.good = [fitting[candidate.flavor][0] for candidate in best]
     # What became of an intent whose provider is silent, only that provider knows: it is neither good nor forgotten.
     found.good += [binding for binding in silent if binding.contract]
-    found.spare += lost
+    found.spare = [*broken, *found.spare, *lost]
     return found
 
 
@@ -262,6 +228,19 @@ def _place_failing(
         found.unfit.append((binding, why))
 
 
+def intolerable(binding: Binding, situation: Situation) -> str | None:
+    """Why a substitute is wanted for a binding that does not keep its promise. `All` has no others to take."""
+    need, limit = situation.need, situation.need.limits.latency_microseconds
+    if need.on_breach == "Mark" or situation.count == "All" or limit is None:
+        return None
+    return breach(binding, limit=limit) if is_broken(binding, limit=limit, windows=situation.windows) else None
+
+
+def _stays_for_now(binding: Binding, kept: Sequence[Binding], situation: Situation) -> bool:
+    """Whether a binding that works, though badly, waits for its substitutes to work."""
+    return intolerable(binding, situation) is not None and not has_handed_over(binding, kept, now=situation.now)
+
+
 def _reserve(situation: Situation, sorted_: _Sorted, *, kept: Sequence[Binding], missing: int) -> tuple[Candidate, ...]:
     """Interrupted intents first, then the best of what is not bound yet."""
     resumed = [
@@ -271,11 +250,11 @@ def _reserve(situation: Situation, sorted_: _Sorted, *, kept: Sequence[Binding],
     ][:missing]
     room = min(missing - len(resumed), MAX_BINDINGS - len(situation.bindings))
     sold = Counter(binding.provider for binding in kept)
-    fresh = rank(_free(situation, refused=False), bound=sold, now=situation.now)
+    fresh = rank(free(situation, refused=False), bound=sold, now=situation.now)
     return (*resumed, *islice(fresh, max(room, 0)))
 
 
-def _free(situation: Situation, *, refused: bool) -> list[tuple[Candidate, Fits]]:
+def free(situation: Situation, *, refused: bool) -> list[tuple[Candidate, Fits]]:
     """Flavors that fit and are not bound; those that were refused, or those that were not."""
     taken = {binding.flavor for binding in situation.bindings}
     return [
@@ -310,68 +289,3 @@ def _releasable(binding: Binding, situation: Situation) -> bool:
 def _passed(timestamp: str | None, *, now: datetime) -> bool:
     moment = parse_timestamp(timestamp or "")
     return moment is not None and moment <= now
-
-
-def _refusals(situation: Situation) -> list[str]:
-    free = _free(situation, refused=True)
-    intended = [
-        (binding.flavor, binding.provider)
-        for binding in situation.bindings
-        if not binding.contract and (binding.flavor, binding.provider) in situation.refused
-    ]
-    flavors: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-    for flavor, provider in (*((candidate.flavor, candidate.provider) for candidate, _ in free), *intended):
-        flavors[provider, situation.refused[flavor, provider]].add(flavor)
-    return [
-        f"{provider} refused {min(which)}{f' and {len(which) - 1} more' * (len(which) > 1)}: {why}"
-        for (provider, why), which in sorted(flavors.items())
-    ]
-
-
-def _waiting(situation: Situation, *, near: Sequence[tuple[Candidate, Fails]]) -> list[str]:
-    """What stands between the claim and (more) flavors."""
-    if situation.providers == 0:
-        return ["there is no KnownCluster to ask"]
-    refusals = _refusals(situation)
-    if refusals:
-        more = len(refusals) - SHOWN
-        return [*refusals[:SHOWN], *([f"and {more} more such answers"] if more > 0 else [])]
-    if situation.count == "All" and any(binding.contract for binding in situation.bindings):
-        return []
-    answered = situation.providers - len(situation.silent)
-    if answered == 0:
-        return []
-    asked = f"no {'other ' * bool(situation.bindings)}flavor of {answered} provider{'s' * (answered > 1)} fits"
-    return [asked, *([describe(near)] if near else [])]
-
-
-def _unbound(situation: Situation, plan: Plan, *, waiting: bool) -> ClaimReason:
-    if plan.bound:
-        return ClaimReason.PARTLY_BOUND
-    if situation.providers == 0:
-        return ClaimReason.NO_PROVIDERS
-    if len(situation.silent) == situation.providers:
-        return ClaimReason.PROVIDERS_SILENT
-    return ClaimReason.REFUSED if waiting else ClaimReason.NO_MATCH
-
-
-def _ready(situation: Situation, plan: Plan, *, tally: str) -> Verdict:
-    """Of a claim that is bound: whether every binding does what it should."""
-    held = {binding.flavor for binding in plan.kept} | {binding.flavor for binding, _ in plan.spare}
-    untold = [(flavor, why) for flavor, why in sorted(situation.unconfigured.items()) if flavor in held]
-    if untold:
-        return _not_ready(ClaimReason.CONFIGURATION_REFUSED, untold)
-    stale = [binding for binding in plan.kept if binding.configuration_digest != situation.digest]
-    if stale:
-        rows = [(each.flavor, f"still delivers as before: {each.provider} is silent") for each in stale]
-        return _not_ready(ClaimReason.PROVIDER_SILENT, rows)
-    if plan.spare:
-        silent = [isinstance(situation.standings.get(binding.flavor), Silent) for binding, _ in plan.spare]
-        reason = ClaimReason.PROVIDER_SILENT if all(silent) else ClaimReason.FLAVOR_UNAVAILABLE
-        return _not_ready(reason, [(binding.flavor, why) for binding, why in plan.spare])
-    return Verdict(type=ClaimCondition.READY, status="True", reason=ClaimReason.READY, message=tally)
-
-
-def _not_ready(reason: ClaimReason, rows: Iterable[tuple[str, str]]) -> Verdict:
-    message = "; ".join(f"{flavor} {why}" for flavor, why in islice(rows, SHOWN))
-    return Verdict(type=ClaimCondition.READY, status="False", reason=reason, message=message)

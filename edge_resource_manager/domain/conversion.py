@@ -14,6 +14,7 @@ from crds.errors import InvalidField
 from crds.models import fluidos
 from crds.models.base import invalid_field
 from crds.models.configuration import SensorConfiguration, parse_configuration
+from crds.models.measured import Measured
 from edge_resource_manager.domain import wire
 
 _TO_CR: dict[wire.TypeName, fluidos.FlavorTypeIdentifier] = {
@@ -125,8 +126,8 @@ def transaction_to_wire(transaction: fluidos.Transaction) -> wire.Transaction:
     )
 
 
-def contract_to_wire(contract: fluidos.Contract) -> wire.Contract:
-    """CR to wire."""
+def contract_to_wire(contract: fluidos.Contract, *, measured: Measured | None = None) -> wire.Contract:
+    """CR to wire, with what was measured where that is asked for."""
     spec = contract.spec
     telemetry = spec.ingress_telemetry_endpoint
     return wire.Contract(
@@ -146,6 +147,7 @@ def contract_to_wire(contract: fluidos.Contract) -> wire.Contract:
         if telemetry
         else None,
         signature=contract.metadata.annotations.get(SIGNATURE),
+        measured=measured,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
 from functools import partial
@@ -16,7 +16,7 @@ from functools import partial
 from crds.conditions import parse_timestamp
 from crds.errors import InvalidField
 from crds.models.leafdevice import Measurement
-from crds.models.sensorclaim import Bound, Limits, SensorClaimSpec, SensorNeed
+from crds.models.sensorclaim import Bound, LatencyBasis, Limits, OnBreach, SensorClaimSpec, SensorNeed
 from crds.models.trust import Integrity, Tier, at_least
 from crds.selector import NotMatched, Selector, attributes, compile_selector, device
 from crds.typedata import FlavorView, sensor_from_flavor
@@ -126,6 +126,15 @@ class Need:
     selector: Selector | None
     minimum_tier: Tier
     integrity: Integrity
+    latency_basis: LatencyBasis
+    on_breach: OnBreach
+
+    @property
+    def once_bound(self) -> Need:
+        """What is asked of a flavor that is bound: how fast it is then, its own promise says."""
+        if self.latency_basis == "Declared":
+            return self
+        return replace(self, limits=self.limits.model_copy(update={"latency_microseconds": None}))
 
     @classmethod
     def of(cls, spec: SensorClaimSpec, *, insecure: bool = False) -> Need:
@@ -145,6 +154,8 @@ class Need:
             selector=selector,
             minimum_tier=minimum,
             integrity=spec.integrity,
+            latency_basis=spec.latency_basis,
+            on_breach=spec.on_breach,
         )
 
 
@@ -194,18 +205,24 @@ def printable(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Number:
-    """One declared integer, its limits, and how people read it."""
+    """One integer, its limits, and how people read it."""
 
     field: str
     value: int | None
     bound: Bound
     show: Callable[[int], str]
+    absent: str = "not declared"
 
 
 def _numbers(need: Need, view: FlavorView) -> Iterator[_Number]:
     limits, sensor = need.limits, view.sensor
+    latency = limits.latency_microseconds
+    if latency is not None and need.latency_basis == "Observed":
+        observed = view.observed_latency_microseconds
+        yield _Number(field="observed latency", value=observed, bound=latency, show=milliseconds, absent="not observed")
+    elif latency is not None:
+        yield _Number(field="latency", value=sensor.latency_microseconds, bound=latency, show=milliseconds)
     for field, value, bound, unit in (
-        ("latency", sensor.latency_microseconds, limits.latency_microseconds, "ms"),
         ("samplingRate", sensor.sampling_rate_millihertz, limits.sampling_rate_millihertz, "Hz"),
         ("consumption", sensor.consumption_microwatts, limits.consumption_microwatts, "mW"),
     ):
@@ -225,8 +242,7 @@ def _compare(number: _Number) -> Fraction | Miss:
     """The margin, or the miss."""
     bound, value = number.bound, number.value
     if value is None:
-        asked = _asked(bound, number.show)
-        return Miss(field=number.field, asked=asked, has="not declared", distance=UNDECLARED)
+        return Miss(field=number.field, asked=asked(bound, number.show), has=number.absent, distance=UNDECLARED)
     upper, lower = bound.upper, bound.lower
     margins = [Fraction(1)]
     if upper is not None:
@@ -236,7 +252,7 @@ def _compare(number: _Number) -> Fraction | Miss:
     margin = min(margins)
     if margin >= 0:
         return margin
-    return Miss(field=number.field, asked=_asked(bound, number.show), has=number.show(value), distance=-margin)
+    return Miss(field=number.field, asked=asked(bound, number.show), has=number.show(value), distance=-margin)
 
 
 def _different(need: Need, view: FlavorView) -> Iterator[Miss]:
@@ -272,7 +288,12 @@ def _selector(need: Need, candidate: Candidate) -> Iterator[Miss]:
         return
     view = candidate.view
     found = attributes(
-        sensor=view.sensor, board=view.board, node=view.node, cluster=candidate.cluster, trust=view.trust
+        sensor=view.sensor,
+        board=view.board,
+        node=view.node,
+        cluster=candidate.cluster,
+        trust=view.trust,
+        observed_latency_microseconds=view.observed_latency_microseconds,
     )
     outcome = need.selector.match(device(found))
     if isinstance(outcome, NotMatched):
@@ -304,7 +325,8 @@ def _measured(asked: str | None, view: FlavorView) -> Measurement | None:
     return next((m for m in view.sensor.measurements if folded(m.type) == folded(asked)), None)
 
 
-def _asked(bound: Bound, show: Callable[[int], str]) -> str:
+def asked(bound: Bound, show: Callable[[int], str]) -> str:
+    """A limit, for people."""
     limits = (
         (">", bound.greater_than),
         (">=", bound.at_least),
@@ -312,6 +334,11 @@ def _asked(bound: Bound, show: Callable[[int], str]) -> str:
         ("<=", bound.at_most),
     )
     return " and ".join(f"{sign} {show(limit)}" for sign, limit in limits if limit is not None)
+
+
+def milliseconds(microseconds: int) -> str:
+    """A time, for people."""
+    return _thousandths(microseconds, unit="ms")
 
 
 def _thousandths(number: int, *, unit: str) -> str:

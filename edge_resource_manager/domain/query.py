@@ -18,7 +18,7 @@ from fractions import Fraction
 
 from crds.errors import InvalidField
 from crds.models.leafdevice import Measurement, Sensor
-from crds.models.sensorclaim import Bound, Limits, SensorNeed
+from crds.models.sensorclaim import Bound, LatencyBasis, Limits, SensorNeed
 from crds.models.trust import TIERS, Integrity, Tier
 from crds.typedata import FlavorView
 from crds.units import Dimension, Rounding, Scale, Unit, parse_unit, to_integer
@@ -72,15 +72,18 @@ class _Number:
     dimension: Dimension
     scale: Scale
     rounding: Rounding
-    read: Callable[[Sensor], int | None]
+    read: Callable[[FlavorView], int | None]
 
 
 _NUMBERS: dict[str, _Number] = {
-    "latency": _Number("ms", Dimension.TIME, Scale.MICRO, "up", lambda sensor: sensor.latency_microseconds),
-    "samplingRate": _Number(
-        "Hz", Dimension.FREQUENCY, Scale.MILLI, "down", lambda sensor: sensor.sampling_rate_millihertz
+    "latency": _Number("ms", Dimension.TIME, Scale.MICRO, "up", lambda view: view.sensor.latency_microseconds),
+    "observedLatency": _Number(
+        "ms", Dimension.TIME, Scale.MICRO, "up", lambda view: view.observed_latency_microseconds
     ),
-    "consumption": _Number("mW", Dimension.POWER, Scale.MICRO, "up", lambda sensor: sensor.consumption_microwatts),
+    "samplingRate": _Number(
+        "Hz", Dimension.FREQUENCY, Scale.MILLI, "down", lambda view: view.sensor.sampling_rate_millihertz
+    ),
+    "consumption": _Number("mW", Dimension.POWER, Scale.MICRO, "up", lambda view: view.sensor.consumption_microwatts),
 }
 
 _TEXTS: dict[str, Callable[[FlavorView], Iterable[str]]] = {
@@ -140,7 +143,7 @@ class SensorQuery:
         return (
             all(any(folded(has) == asked for has in _TEXTS[name](view)) for name, asked in self.texts)
             and all(any(measures_in(unit, has) for has in view.sensor.measurements) for unit in self.units)
-            and all(_NUMBERS[name].read(view.sensor) in interval for name, interval in self.numbers)
+            and all(_NUMBERS[name].read(view) in interval for name, interval in self.numbers)
             and all(self._accurate(limit, view.sensor) for limit in self.accuracies)
             and all(TIERS.index(view.trust.tier if view.trust else "None") in tiers for tiers in self.tiers)
         )
@@ -200,6 +203,7 @@ def to_query(
     limits: Limits | None = None,
     minimum_tier: Tier = "None",
     integrity: Integrity = "None",
+    latency_basis: LatencyBasis = "Declared",
 ) -> list[tuple[str, str]]:
     """What a claim can leave to the provider: never narrower than the claim.
 
@@ -212,7 +216,8 @@ def to_query(
     for name, value in (need.dump() if need else {}).items():
         pairs.append((f"filter[{'sensorType' if name == 'type' else name}][match]", value))
     if limits:
-        pairs += _limit_pairs("latency", limits.latency_microseconds, "us")
+        basis = "latency" if latency_basis == "Declared" else "observedLatency"
+        pairs += _limit_pairs(basis, limits.latency_microseconds, "us")
         pairs += _limit_pairs("samplingRate", limits.sampling_rate_millihertz, "mHz")
         pairs += _limit_pairs("consumption", limits.consumption_microwatts, "uW")
     if minimum_tier != "None":

@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from crds.errors import InvalidField
 from crds.models.base import Model, Timestamp, validate
+from crds.models.measured import Measured
 
 MAX_BODY_BYTES = 256 * 1024
 
@@ -142,6 +143,8 @@ class Contract(Model):
     ingress_telemetry_endpoint: TelemetryServer | None = None
     signature: Annotated[str, Field(max_length=65536)] | None = None
     """Ours: the seller's, a JWS with detached content; see `signature.py`."""
+    measured: Measured | None = None
+    """Ours, in answers to GET alone: no part of what is agreed and signed."""
 
 
 class Problem(Model):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from crds.kube.watch import Key
 from crds.models.fluidos import Flavor
 from crds.models.leafdevice import LeafDevice
 from crds.selector import Device, attributes, device
-from crds.typedata import FlavorView, sensor_from_flavor
+from crds.typedata import FlavorView, observed, sensor_from_flavor
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.conversion import flavor_to_wire
 from edge_resource_manager.domain.reservations import Offer
@@ -32,6 +32,20 @@ class Listed:
     def is_offered(self) -> bool:
         """Whether buyers of sensors can see it."""
         return self.type == "sensor" and self.available
+
+    def observed(self, microseconds: int | None) -> Listed:
+        """The same with the latency that was measured of it, whatever its object says of that."""
+        if self.view is None or self.view.observed_latency_microseconds == microseconds:
+            return self
+        view = replace(self.view, observed_latency_microseconds=microseconds)
+        data = {**self.type_data, "characteristics": observed(self.type_data["characteristics"], microseconds)}
+        return replace(
+            self,
+            body={**self.body, "type": {**self.body["type"], "data": data}},
+            type_data=data,
+            view=view,
+            device=_device(view, cluster=self.body["providerID"]),
+        )
 
 
 def read_flavor(flavor: Flavor) -> Listed:
@@ -59,7 +73,14 @@ def read_flavor(flavor: Flavor) -> Listed:
 
 
 def _device(view: FlavorView, *, cluster: str) -> Device:
-    found = attributes(sensor=view.sensor, board=view.board, node=view.node, cluster=cluster, trust=view.trust)
+    found = attributes(
+        sensor=view.sensor,
+        board=view.board,
+        node=view.node,
+        cluster=cluster,
+        trust=view.trust,
+        observed_latency_microseconds=view.observed_latency_microseconds,
+    )
     return device(found)
 
 

@@ -23,6 +23,7 @@ from edge_resource_manager.domain.identity import parse_identity
 from edge_resource_manager.domain.publication import proven, why_withdrawn
 from edge_resource_manager.domain.reservations import Book, Offer, flavor_id_of
 from edge_resource_manager.gateway.events import Hub
+from edge_resource_manager.gateway.measurements import Measurements
 from edge_resource_manager.gateway.offers import Listed, read_flavor
 from edge_resource_manager.gateway.records import Records
 from edge_resource_manager.reasons import DiscoveryReason, LeafCondition
@@ -52,6 +53,8 @@ class Store:
         self._offers: dict[str, dict[Slot, Listed]] = {}
         self._leaves: dict[Key, LeafDevice] = {}
         self._stand_ins: dict[Key, set[str]] = {}
+        self._observed: dict[str, int] = {}
+        self.measurements = Measurements(self._observe)
         self.identity: NodeIdentity | None = None
         self.transactions: Records[Transaction] = Records(
             Transaction, place=lambda item: (flavor_id_of(item), item.metadata.name)
@@ -165,10 +168,18 @@ class Store:
         slots = self._offers.setdefault(flavor_id, {})
         slots.pop(slot, None)
         if listed is not None:
-            slots[slot] = listed
+            slots[slot] = listed.observed(self._observed.get(flavor_id))
         if not slots:
             del self._offers[flavor_id]
         self._tell(flavor_id, before)
+
+    def _observe(self, flavor_id: str, microseconds: int | None) -> None:
+        """Offer a flavor with the latency that was measured."""
+        self._observed.pop(flavor_id, None)
+        if microseconds is not None:
+            self._observed[flavor_id] = microseconds
+        for slot, listed in list(self._offers.get(flavor_id, {}).items()):
+            self._set(flavor_id, slot, listed)
 
     def _tell(self, flavor_id: str, before: Listed | None) -> None:
         """The event of one difference, to each of the viewers who can see it."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from crds.models.dataroute import ResolvedSource
 from crds.models.shaping import LineProtocol, LineTimestamp
+from router_manager.domain.moments import moment_ns, text_ns
 from router_manager.domain.payload import NOT_JSON, NUMBERS, Pointer, Record, parse_pointer, value_at
 from router_manager.domain.shaping import Unencodable, decimal_text
 
@@ -58,7 +58,7 @@ class LineWriter:
 
 def _moment_ns(value: Any, unit: str) -> int | None:
     if unit == "RFC3339":
-        return _text_ns(value) if isinstance(value, str) else None
+        return text_ns(value) if isinstance(value, str) else None
     if type(value) not in NUMBERS:
         return None
     at_ns = int(Decimal(repr(value)) * _NANOSECONDS[unit])
@@ -112,36 +112,6 @@ def _field(value: Any) -> str | None:
 
 
 def _default_ns(record: Record) -> int:
-    """The reading's own `sentAt` (RFC 3339 or epoch in s, ms, us or ns, told by its size), else the time of arrival."""
-    sent = record.value.get("sentAt") if isinstance(record.value, dict) else None
-    at_ns: int | None = None
-    match sent:
-        case bool():
-            pass
-        case int() | float() if sent > 0:
-            at_ns = _epoch_ns(sent)
-        case str():
-            at_ns = _text_ns(sent)
-        case _:
-            pass
+    """The reading's own `sentAt`, else the time of arrival."""
+    at_ns = moment_ns(record.value.get("sentAt")) if isinstance(record.value, dict) else None
     return record.ingested_ns if at_ns is None else at_ns
-
-
-def _text_ns(text: str) -> int | None:
-    """Of RFC 3339; without a zone nobody knows when that was."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        return None
-    delta = moment - datetime.fromtimestamp(0, UTC)
-    return (delta.days * 86_400 + delta.seconds) * 1_000_000_000 + delta.microseconds * 1_000
-
-
-def _epoch_ns(number: float) -> int:
-    """Seconds have ten digits until 2286, and every unit is a thousand of the next."""
-    for limit, factor in ((1e11, 1_000_000_000), (1e14, 1_000_000), (1e17, 1_000)):
-        if number < limit:
-            return int(number * factor)
-    return int(number) if number < 2**63 else 2**63 - 1

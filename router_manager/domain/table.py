@@ -16,10 +16,16 @@ from pydantic import Field
 from crds.models.base import Model
 from crds.models.dataroute import DataRoute, ResolvedSource
 from crds.models.delivery import Endpoint, PayloadFilter
+from crds.models.retention import Retention
 from crds.models.trust import TrustDomainText
 from router_manager.domain.encoding import PLAIN, Form, Writers, writers
 from router_manager.domain.filters import Filter
+from router_manager.domain.kubeedge import forwarded_topic
+from router_manager.domain.partition import Partition
+from router_manager.domain.payload import Pointer, parse_pointer
 from router_manager.domain.peers import Peer, peer_of
+
+_WHOLE = Partition()
 
 
 class RouteName(NamedTuple):
@@ -42,6 +48,8 @@ class Route(Model):
     targets: tuple[Endpoint, ...]
     trust_domain: TrustDomainText | None = None
     filter: PayloadFilter | None = None
+    sequence: str | None = None
+    retention: Retention | None = None
 
 
 class Table(Model):
@@ -81,15 +89,41 @@ class Way:
     target: Endpoint
     peer: Peer
     feeds: Mapping[str, Feed]
+    clocks: Mapping[str, Pointer]
+    """By topic, where readings say when they were taken; of those that do."""
     filter: Filter | None
+    retention: Retention | None
     writers: Writers | None
     shared: bool
     """Another lane of the table has some of the writers."""
 
 
-def route_of_node(obj: DataRoute, *, node: str) -> Route | None:
-    """The part of a DataRoute that the relay of this node serves; None where it has no part."""
-    sources = tuple(source for source in (obj.status.sources if obj.status else ()) if source.node == node)
+def route_of_node(obj: DataRoute, *, node: str, partition: Partition = _WHOLE) -> Route | None:
+    """The part of a DataRoute that a relay of this node serves; None where it has no part."""
+    if obj.spec.engine != "Relay":
+        return None
+    resolved = obj.status.sources if obj.status else ()
+    return route_with(obj, tuple(source for source in resolved if source.node == node and partition.has(source.device)))
+
+
+def route_of_inlet(obj: DataRoute) -> Route | None:
+    """The part of a DataRoute that a relay behind KubeEdge's router serves: all nodes; None where it has no part.
+
+    The topic of another node's broker is another topic, so the node stands before each.
+    """
+    if obj.spec.engine != "KubeEdge":
+        return None
+    resolved = obj.status.sources if obj.status else ()
+    return route_with(
+        obj,
+        tuple(
+            source.model_copy(update={"topic": forwarded_topic(source.topic, node=source.node)}) for source in resolved
+        ),
+    )
+
+
+def route_with(obj: DataRoute, sources: tuple[ResolvedSource, ...]) -> Route | None:
+    """A DataRoute as far as it has these sources; None where there is nothing to do."""
     meta = obj.metadata
     if not sources or obj.spec.suspend or meta.uid is None or meta.deletion_timestamp:
         return None
@@ -101,6 +135,8 @@ def route_of_node(obj: DataRoute, *, node: str) -> Route | None:
         targets=obj.spec.targets,
         trust_domain=obj.spec.trust_domain,
         filter=obj.spec.filter,
+        sequence=obj.spec.sequence,
+        retention=obj.spec.retention,
     )
 
 
@@ -123,6 +159,11 @@ def ways(table: Table) -> dict[LaneKey, Way]:
     found = {}
     for route, feeds in fed:
         compiled = None if route.filter is None else Filter.compile(route.filter)
+        clocks = {
+            topic: parse_pointer(pointer)
+            for topic, feed in feeds.items()
+            if (pointer := feed.source.timestamp_pointer) is not None
+        }
         for target in route.targets:
             key = LaneKey(route.uid, target.name)
             own = written[key]
@@ -131,7 +172,9 @@ def ways(table: Table) -> dict[LaneKey, Way]:
                 target=target,
                 peer=peer_of(target, trust_domain=route.trust_domain),
                 feeds=feeds,
+                clocks=clocks,
                 filter=compiled,
+                retention=route.retention,
                 writers=own,
                 shared=own is not None and any(users[writer] > 1 for writer in own.values()),
             )

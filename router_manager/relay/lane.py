@@ -51,6 +51,8 @@ class Lane:
         self._closed = False
         self._owed: int | None = None
         """The first record that was taken and is not done."""
+        self._owed_ns = 0
+        """When that was read."""
         self._next_id = min(position, spool.next_id)
         """While behind: the first record that was not yet read."""
         self._behind = self._place(self._next_id)
@@ -76,6 +78,18 @@ class Lane:
     def backlog(self) -> int:
         """Records still to be delivered; while behind those of other topics count as well."""
         return self._queued + (0 if self._behind is None else self._spool.next_id - self._next_id)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """What the lane holds back of the spool."""
+        return self._spool.bytes_from(self.position)
+
+    @property
+    def oldest_ns(self) -> int | None:
+        """When the first of the records that are not done was read; None where none is at hand."""
+        if self._owed is not None:
+            return self._owed_ns
+        return self._queue[0][0].ingested_ns if self._queue else None
 
     @property
     def crowded(self) -> bool:
@@ -123,7 +137,7 @@ class Lane:
                 self._queue.appendleft(chunk[len(part) :])
                 break
         self._release(len(taken), size)
-        self._owed = taken[0].id if taken else None
+        self._owed, self._owed_ns = (taken[0].id, taken[0].ingested_ns) if taken else (None, 0)
         if taken and taken[0].id < self._vet_below:
             feeds = self._feeds
             return [record for record in taken if (feed := feeds.get(record.topic)) and record.id >= feed.since]

@@ -5,18 +5,22 @@ Labels are what is in the table (route, target), so they are bounded by it and g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from router_manager.relay.engine import Relay
+from router_manager.relay.pump import Pump
 from router_manager.relay.statistics import Latencies
 
 PREFIX = "fluidos_edge_relay"
-_LANE = ("route", "target")
-_EDGES_MICROSECONDS = (500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 500_000, 2_000_000, 10_000_000)
+_LANE = ("namespace", "route", "target")
+_EDGES_MICROSECONDS = (1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_000_000, 10_000_000)
 
 _LANE_COUNTERS = {
     "delivered": "records that the target acknowledged",
@@ -25,6 +29,7 @@ _LANE_COUNTERS = {
     "wrapped": "records that are not JSON and were sent as base64",
     "retried": "requests that had to be sent again",
     "dead": "records in the dead letters",
+    "expired": "records that were dropped undelivered, as their route allows",
 }
 
 _LISTENER_COUNTERS = {
@@ -36,6 +41,15 @@ _LISTENER_COUNTERS = {
     "throttled": "times that a client was too fast and had to wait",
     "timed_out": "connections that ended because the client was silent or too slow",
     "wills": "last wills that were published",
+}
+
+_INLET_COUNTERS = {
+    "accepted": "messages that KubeEdge's router brought",
+    "unknown": "messages for a path that leads nowhere",
+    "oversized": "messages that were too large",
+    "slow": "messages that took too long to come",
+    "busy": "messages that were refused because too many of their source were waiting, or at the end",
+    "unsaved": "messages that could not be put on disk in time",
 }
 
 
@@ -55,23 +69,61 @@ class RelayCollector(Collector):
             _counter("malformed_packets", "connections that ended for a malformed packet", relay.malformed_packets),
             _counter("spool_damage", "places in the spool that could not be read", relay.spool.damaged),
             _gauge("spool_bytes", "size of the spool", relay.spool.size),
-            _gauge("connected", "1 while the session to the broker stands", int(relay.session.connected)),
-            _gauge("subscriptions_refused", "topics that the broker refuses", len(relay.session.refused)),
         )
+        if relay.session is not None:
+            yield _gauge("connected", "1 while the session to the broker stands", int(relay.session.connected))
+            yield _gauge("subscriptions_refused", "topics that the broker refuses", len(relay.session.refused))
         if relay.listener is not None:
             yield _gauge("devices_connected", "clients of the listener", relay.listener.connected)
             for name, text in _LISTENER_COUNTERS.items():
                 yield _counter(f"devices_{name}", text, getattr(relay.listener.counts, name))
-        for name, text in _LANE_COUNTERS.items():
-            counter = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=_LANE)
-            for pump in relay.pumps.values():
-                counter.add_metric((str(pump.way.route), pump.key.target), getattr(pump.statistics, name))
-            yield counter
-        backlog = GaugeMetricFamily(f"{PREFIX}_backlog_records", "records not yet delivered", labels=_LANE)
-        for pump in relay.pumps.values():
-            backlog.add_metric((str(pump.way.route), pump.key.target), pump.lane.backlog)
-        yield backlog
-        yield _histogram(Latencies.merged(pump.statistics.latencies for pump in relay.pumps.values()))
+        if relay.inlet is not None:
+            missing = GaugeMetricFamily(
+                f"{PREFIX}_missing", "readings that did not come", labels=("namespace", "route")
+            )
+            for route in {pump.way.route for pump in relay.pumps.values()}:
+                missing.add_metric(route, relay.inlet.forwarding(route).missing or 0)
+            yield missing
+            for name, text in _INLET_COUNTERS.items():
+                yield _counter(f"inlet_{name}", text, getattr(relay.inlet.counts, name))
+        yield from _lanes(list(relay.pumps.values()))
+
+
+def _lanes(pumps: Sequence[Pump]) -> Iterator[Metric]:
+    """What there is for each target of each route."""
+    labelled = [((*pump.way.route, pump.key.target), pump) for pump in pumps]
+    for name, text in _LANE_COUNTERS.items():
+        counter = CounterMetricFamily(f"{PREFIX}_{name}", text, labels=_LANE)
+        for labels, pump in labelled:
+            counter.add_metric(labels, getattr(pump.statistics, name))
+        yield counter
+    backlog = GaugeMetricFamily(f"{PREFIX}_backlog_records", "records not yet delivered", labels=_LANE)
+    spooled = GaugeMetricFamily(f"{PREFIX}_backlog_bytes", "what the target holds back of the spool", labels=_LANE)
+    lag = GaugeMetricFamily(f"{PREFIX}_lag_seconds", "age of the oldest record not yet delivered", labels=_LANE)
+    latency = HistogramMetricFamily(
+        f"{PREFIX}_delivery_latency_seconds",
+        "from when a reading was taken, or else read, to the target's answer; the sum is an upper bound",
+        labels=_LANE,
+    )
+    now_ns = time.time_ns()
+    for labels, pump in labelled:
+        lane = pump.lane
+        backlog.add_metric(labels, lane.backlog)
+        spooled.add_metric(labels, lane.backlog_bytes)
+        lag.add_metric(labels, 0 if lane.oldest_ns is None else max(0, now_ns - lane.oldest_ns) / 1e9)
+        buckets, total = _buckets(pump.statistics.latencies)
+        latency.add_metric(labels, buckets, total)
+    yield from (backlog, spooled, lag, latency)
+
+
+def _buckets(latencies: Latencies) -> tuple[list[tuple[str, float]], float]:
+    """Cumulated, by upper edge in seconds; and the sum."""
+    found = list(latencies)
+    counts = [0] * (len(_EDGES_MICROSECONDS) + 1)
+    for upper, times in found:
+        counts[bisect_left(_EDGES_MICROSECONDS, upper)] += times
+    edges = [*(str(edge / 1e6) for edge in _EDGES_MICROSECONDS), "+Inf"]
+    return list(zip(edges, accumulate(counts), strict=True)), sum(upper * times for upper, times in found) / 1e6
 
 
 def _counter(name: str, text: str, value: int) -> CounterMetricFamily:
@@ -80,14 +132,3 @@ def _counter(name: str, text: str, value: int) -> CounterMetricFamily:
 
 def _gauge(name: str, text: str, value: int) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"{PREFIX}_{name}", text, value=value)
-
-
-def _histogram(latencies: Latencies) -> HistogramMetricFamily:
-    found = list(latencies)
-    buckets = [
-        (str(edge / 1e6), float(sum(times for upper, times in found if upper <= edge))) for edge in _EDGES_MICROSECONDS
-    ]
-    buckets.append(("+Inf", float(sum(times for _, times in found))))
-    total = sum(upper * times for upper, times in found) / 1e6
-    text = "from the relay's read of a message to the target's answer; the sum is an upper bound"
-    return HistogramMetricFamily(f"{PREFIX}_delivery_latency_seconds", text, buckets=buckets, sum_value=total)

@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import assert_never
 
 import structlog
@@ -44,6 +46,7 @@ from router_manager.relay.targets.base import Batch, Exit
 log = structlog.get_logger(__name__)
 
 _MAX_LINGER_SECONDS = 0.008
+_BY_ID = attrgetter("id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,12 @@ class Pump:
         self._outlet = outlet
         self._record_limit = outlet.limits.records
         self._states: dict[str, FilterState] = {}
-        self._configured = asyncio.Event()
+        self._floor = 0
+        self._failures = 0
+        """In succession, whatever was tried."""
+        self._due = 0.0
+        """When the target may be asked again, by the clock of the loop."""
+        self._woken = asyncio.Event()
 
     def configure(self, way: Way) -> None:
         """Take a changed route: from the next batch on, and for the next try of the one in flight."""
@@ -78,7 +86,14 @@ class Pump:
             self._states.clear()
         self.way = way
         self.lane.configure(way.feeds)
-        self._configured.set()
+        self._due = 0.0
+        self._woken.set()
+
+    def give_up(self, floor: int) -> None:
+        """Deliver nothing below this record any more, also of the batch that waits for its next try."""
+        self._floor = floor
+        if self.lane.position < floor:
+            self._woken.set()
 
     async def run(self) -> None:
         """Deliver for ever."""
@@ -90,7 +105,8 @@ class Pump:
                 await asyncio.sleep(linger)
             taken = self.lane.take(records=self._record_limit, size_bytes=self._outlet.limits.size_bytes)
             last = len(taken)
-            passed = taken if self.way.filter is None else [record for record in taken if self._passes(record)]
+            kept = self._kept(taken)
+            passed = kept if self.way.filter is None else [record for record in kept if self._passes(record)]
             if passed:
                 await self._deliver(passed)
             self.lane.settle()
@@ -110,6 +126,14 @@ class Pump:
         else:
             self._written = position
 
+    def _kept(self, records: Sequence[Record]) -> Sequence[Record]:
+        """What is not given up; the rest is counted."""
+        if not records or records[0].id >= self._floor:
+            return records
+        expired = bisect_left(records, self._floor, key=_BY_ID)
+        self.statistics.expired += expired
+        return records[expired:]
+
     def _passes(self, record: Record) -> bool:
         compiled = self.way.filter
         if compiled is None:
@@ -125,6 +149,8 @@ class Pump:
         parts = deque([records])
         attempt = 0
         while parts:
+            if self._failures and not (parts := await self._waited(parts)):
+                return
             outcome = await self._try(parts[0], attempt)
             match outcome:
                 case Delivered():
@@ -142,11 +168,13 @@ class Pump:
                     self.statistics.retried += 1
                     self.lane.shed()
                     attempt += 1
-                    await self._pause(after_seconds)
+                    self._failures += 1
+                    self._woken.clear()
+                    self._due = asyncio.get_running_loop().time() + after_seconds
                     continue
                 case _:
                     assert_never(outcome)
-            attempt = 0
+            attempt = self._failures = 0
             self.lane.advance(parts.popleft()[-1].id + 1)
 
     async def _try(self, records: Sequence[Record], attempt: int) -> Outcome:
@@ -167,7 +195,7 @@ class Pump:
         outcome = judge(
             answer,
             records=len(wanted),
-            attempt=attempt,
+            attempt=self._failures,
             now=datetime.fromtimestamp(now_ns / 1e9, UTC),
             jitter=random.random(),  # noqa: S311 - spreads retries, guards nothing
         )
@@ -178,7 +206,7 @@ class Pump:
                 await self._bury([(wanted[index], reason) for index, reason in outcome.refused])
                 refused = {index for index, _ in outcome.refused}
                 wanted = [record for index, record in enumerate(wanted) if index not in refused]
-            self.statistics.count_delivery(wanted, now_ns=now_ns)
+            self.statistics.count_delivery(wanted, now_ns=now_ns, clocks=way.clocks)
             if first:
                 outlet.on_first_delivery()
         return outcome
@@ -197,12 +225,19 @@ class Pump:
                 self.statistics.dead += len(letters)
                 return
 
-    async def _pause(self, seconds: float) -> None:
-        """Wait for the next try, or for a change of the route that may help."""
-        self._configured.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._configured.wait()
+    async def _waited(self, parts: deque[Sequence[Record]]) -> deque[Sequence[Record]]:
+        """Until the target may be asked again, or the route has changed, which may help: what is still to be sent."""
+        while True:
+            parts = deque(kept for part in parts if (kept := self._kept(part)))
+            left = self._due - asyncio.get_running_loop().time()
+            if parts:
+                self.lane.advance(parts[0][0].id)
+            if not parts or left <= 0:
+                return parts
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._woken.wait()
+            self._woken.clear()
 
     def _report(self, problem: str) -> None:
         if problem != self.statistics.problem:

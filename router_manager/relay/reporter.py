@@ -1,12 +1,13 @@
 """What the relay has done, written into DataRoute.status.relays at a bounded rate.
 
 The first delivery of a route is reported at once, since people wait for it; after that a route is reported every ten
-seconds at most, and only when something changed.
+seconds at most, more rarely where there are many, and only when something changed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
@@ -17,12 +18,15 @@ from crds.kube.client import Kube, NotFound
 from crds.models.dataroute import DataRoute, RelayReport
 from router_manager.domain.encoding import rfc3339
 from router_manager.domain.table import RouteName
+from router_manager.relay.inlet.server import Forwarding
 from router_manager.relay.pump import Pump
 from router_manager.relay.statistics import Latencies
 
 log = structlog.get_logger(__name__)
 
 _INTERVAL_SECONDS = 10.0
+_MAX_REPORTS_PER_SECOND = 20
+"""Of all routes together: readings must not cost the API server anything."""
 _LOOK_SECONDS = 1.0
 _MAX_MESSAGE = 1024
 
@@ -66,24 +70,33 @@ class _Sent(NamedTuple):
     latencies: Latencies
 
 
-def compose(
-    pumps: Sequence[Pump], *, node: str, insecure: bool, earlier: Latencies, before: RelayReport | None
-) -> RelayReport:
-    """One route's report: the sum of its lanes, latency since the last report (that one's where nothing came)."""
+def compose(pumps: Sequence[Pump], *, node: str, insecure: bool, now: float, sent: _Sent | None) -> RelayReport:
+    """One route's report: the sum of its lanes; rate and latency since the last one, whose latency stays otherwise."""
     statistics = [pump.statistics for pump in pumps]
-    latest = Latencies.merged(one.latencies for one in statistics).since(earlier)
+    delivered = sum(one.delivered for one in statistics)
+    latest = Latencies.merged(one.latencies for one in statistics)
+    rate = 0
+    p50 = p99 = None
+    if sent is not None:
+        latest = latest.since(sent.latencies)
+        rate = max(0, int(1000 * (delivered - sent.report.delivered) / max(now - sent.at, _LOOK_SECONDS)))
+        p50, p99 = sent.report.p50_microseconds, sent.report.p99_microseconds
     last_ns = max(one.last_delivered_ns for one in statistics)
+    oldest_ns = min((pump.lane.oldest_ns for pump in pumps if pump.lane.oldest_ns is not None), default=None)
     problems = [f"{pump.key.target}: {pump.statistics.problem}" for pump in pumps if pump.statistics.problem]
-    p50, p99 = latest.percentile(0.5), latest.percentile(0.99)
     return RelayReport(
         node=node,
-        delivered=sum(one.delivered for one in statistics),
+        delivered=delivered,
         filtered=sum(one.filtered for one in statistics),
         retried=sum(one.retried for one in statistics),
         dead=sum(one.dead for one in statistics),
+        expired=sum(one.expired for one in statistics),
         backlog_records=sum(pump.lane.backlog for pump in pumps),
-        p50_microseconds=before.p50_microseconds if p50 is None and before else p50,
-        p99_microseconds=before.p99_microseconds if p99 is None and before else p99,
+        backlog_bytes=max(pump.lane.backlog_bytes for pump in pumps),
+        lag_microseconds=0 if oldest_ns is None else max(0, time.time_ns() - oldest_ns) // 1000,
+        rate_millihertz=rate,
+        p50_microseconds=latest.percentile(0.5) or p50,
+        p99_microseconds=latest.percentile(0.99) or p99,
         last_delivered_time=rfc3339(last_ns) if last_ns else None,
         message="; ".join(problems)[:_MAX_MESSAGE],
         insecure=insecure or None,
@@ -93,8 +106,26 @@ def compose(
 class Reports:
     """Decides when a route's report is due, and sends it."""
 
-    def __init__(self, *, pumps: Callable[[], Routes], node: str, insecure: bool, to: RouteReporter) -> None:
+    def __init__(
+        self,
+        *,
+        pumps: Callable[[], Routes],
+        node: str,
+        insecure: bool,
+        to: RouteReporter,
+        forwarding: Callable[[RouteName], Forwarding] | None = None,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            pumps: of all routes.
+            node: whose relay this is.
+            insecure: it runs with --insecure.
+            to: where reports go.
+            forwarding: what is known of sources behind KubeEdge's router.
+        """
         self._pumps = pumps
+        self._forwarding = forwarding
         self._node = node
         self._insecure = insecure
         self._to = to
@@ -113,16 +144,17 @@ class Reports:
 
     async def _round(self, now: float) -> None:
         routes = self._pumps()
+        interval = max(_INTERVAL_SECONDS, len(routes) / _MAX_REPORTS_PER_SECOND)
         for route in [*self._sent.keys() - routes.keys(), *routes]:
             try:
-                await self._report_one(route, routes.get(route, ()), now)
+                await self._report_one(route, routes.get(route, ()), now, interval)
             except Retryable as error:
                 log.warning("cannot report", error=str(error))
                 return
             except Terminal as error:
                 log.warning("a report is refused", route=str(route), error=str(error))
 
-    async def _report_one(self, route: RouteName, pumps: Sequence[Pump], now: float) -> None:
+    async def _report_one(self, route: RouteName, pumps: Sequence[Pump], now: float, interval: float) -> None:
         sent = self._sent.get(route)
         if not pumps:
             await self._to.report(route, None)
@@ -130,12 +162,14 @@ class Reports:
             return
         delivered = sum(pump.statistics.delivered for pump in pumps)
         first = delivered and (sent is None or not sent.report.delivered)
-        if sent is not None and not first and now - sent.at < _INTERVAL_SECONDS:
+        if sent is not None and not first and now - sent.at < interval:
             return
-        earlier, before = (sent.latencies, sent.report) if sent else (Latencies(), None)
-        report = compose(pumps, node=self._node, insecure=self._insecure, earlier=earlier, before=before)
-        if before is None and not delivered and not report.message:
+        report = compose(pumps, node=self._node, insecure=self._insecure, now=now, sent=sent)
+        if self._forwarding is not None:
+            known = self._forwarding(route)
+            report = report.model_copy(update={"missing": known.missing, "silent": known.silent})
+        if sent is None and not delivered and not report.message:
             return
-        if report != before:
+        if sent is None or report != sent.report:
             await self._to.report(route, report)
             self._sent[route] = _Sent(now, report, Latencies.merged(pump.statistics.latencies for pump in pumps))

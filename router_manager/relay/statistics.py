@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from router_manager.domain.payload import Record
+from router_manager.domain.moments import taken_ns
+from router_manager.domain.payload import Pointer, Record
 
 _PER_OCTAVE = 4
 """Buckets a doubling: a percentile is right within 25 %."""
@@ -64,17 +65,19 @@ class LaneStatistics:
     wrapped: int = 0
     retried: int = 0
     dead: int = 0
+    expired: int = 0
     last_delivered_ns: int = 0
     problem: str = ""
     """The last error, empty after a delivery."""
     latencies: Latencies = field(default_factory=Latencies)
-    """From the relay's read of the message to the target's answer."""
+    """From when a reading was taken, or else read, to the target's answer."""
 
-    def count_delivery(self, records: Sequence[Record], *, now_ns: int) -> None:
-        """A batch was acknowledged by the target."""
+    def count_delivery(self, records: Sequence[Record], *, now_ns: int, clocks: Mapping[str, Pointer]) -> None:
+        """A batch was acknowledged by the target; `clocks` as for `taken_ns`."""
         self.delivered += len(records)
         self.last_delivered_ns = now_ns
         self.problem = ""
         # Records of one read of the socket share their time: few different ones, counted in C.
-        for ingested_ns, times in Counter([record.ingested_ns for record in records]).items():
-            self.latencies.observe((now_ns - ingested_ns) // 1000, times)
+        begun = [taken_ns(each, clocks) for each in records] if clocks else [each.ingested_ns for each in records]
+        for begun_ns, times in Counter(begun).items():
+            self.latencies.observe((now_ns - begun_ns) // 1000, times)

@@ -149,11 +149,13 @@ async def test_metrics_tell_what_was_done(tmp_path: Path, broker: Broker) -> Non
             text = await asyncio.to_thread(process.get, "/metrics")
         finally:
             process.child.kill()
-    lane = '{route="test/route-1",target="target"}'
+    lane = 'namespace="test",route="route-1",target="target"'
     assert "fluidos_edge_relay_received_total 10.0" in text
-    assert f"fluidos_edge_relay_delivered_total{lane} 10.0" in text
-    assert f"fluidos_edge_relay_backlog_records{lane} 0.0" in text
-    assert 'fluidos_edge_relay_delivery_latency_seconds_bucket{le="+Inf"} 10.0' in text
+    assert f"fluidos_edge_relay_delivered_total{{{lane}}} 10.0" in text
+    assert f"fluidos_edge_relay_backlog_records{{{lane}}} 0.0" in text
+    assert f"fluidos_edge_relay_backlog_bytes{{{lane}}} 0.0" in text
+    assert f"fluidos_edge_relay_lag_seconds{{{lane}}} 0.0" in text
+    assert f'fluidos_edge_relay_delivery_latency_seconds_bucket{{le="+Inf",{lane}}} 10.0' in text
 
 
 @pytest.mark.parametrize(
