@@ -1,0 +1,92 @@
+"""SIGKILL at random moments of the flow: nothing that was acknowledged is lost, and a kill repeats at most a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from scripts.testbed.broker import Broker
+from scripts.testbed.cluster import Cluster
+from tests.faults.site import TOPICS, site, strike
+from tests.relay.support import source
+
+MOST_IN_FLIGHT = 65_535
+
+
+def test_a_killed_relay_loses_nothing_that_its_listener_acknowledged(tmp_path: Path) -> None:
+    with site(tmp_path) as running:
+        running.settle(faults=strike(running.relay, running, "relay"))
+
+
+def test_a_killed_target_gets_again_what_it_did_not_answer(tmp_path: Path) -> None:
+    with site(tmp_path) as running:
+        running.settle(faults=strike(running.sink, running, "sink"))
+
+
+@pytest.mark.broker
+def test_a_killed_relay_gets_from_the_broker_what_it_had_not_acknowledged(tmp_path: Path, broker: Broker) -> None:
+    with site(tmp_path, broker=broker.url, port=broker.port) as running:
+        # The broker sends again all that it has not seen acknowledged, and its window has no bound but MQTT's.
+        running.settle(faults=strike(running.relay, running, "relay behind a broker"), most_again=MOST_IN_FLIGHT)
+
+
+@dataclass(frozen=True, slots=True)
+class Mosquitto:
+    broker: Broker
+
+    def kill(self) -> None:
+        self.broker.kill()
+
+    def start(self) -> None:
+        self.broker.restart()
+
+
+@pytest.mark.broker
+@pytest.mark.parametrize("changes", [1, 100])
+def test_a_killed_broker_loses_no_more_than_its_setting_says(tmp_path: Path, changes: int) -> None:
+    with (
+        Broker(tmp_path / "broker", autosave_changes=changes) as broker,
+        site(tmp_path, broker=broker.url, port=broker.port) as running,
+    ):
+        kills = strike(Mosquitto(broker), running, "mosquitto")
+        running.settle(faults=kills, most_lost=0 if changes == 1 else changes * kills)
+
+
+@dataclass(frozen=True, slots=True)
+class ApiServer:
+    cluster: Cluster
+
+    def kill(self) -> None:
+        self.cluster.kill_apiserver()
+
+    def start(self) -> None:
+        self.cluster.restart_apiserver()
+
+
+@pytest.mark.control_plane
+def test_a_killed_api_server_disturbs_no_reading(tmp_path: Path, start_cluster: Callable[..., Cluster]) -> None:
+    own = start_cluster(controllers=False)
+
+    def with_route(url: str) -> Path:
+        own.apply([dataroute(url)])
+        sources = [source(topic, flavor=f"f-{number}").dump() for number, topic in enumerate(TOPICS)]
+        path = "/apis/edge.fluidos.eu/v1alpha1/namespaces/default/dataroutes/flow/status"
+        body = {"status": {"sources": sources}}
+        own.api.request("PATCH", path, body=body, content_type="application/merge-patch+json")
+        return own.service_account_kubeconfig("fluidos", "relay")
+
+    with site(tmp_path, kubeconfig=with_route) as running:
+        strike(ApiServer(own), running, "kube-apiserver")
+        running.settle(faults=0)
+
+
+def dataroute(url: str) -> dict[str, object]:
+    return {
+        "apiVersion": "edge.fluidos.eu/v1alpha1",
+        "kind": "DataRoute",
+        "metadata": {"name": "flow", "namespace": "default"},
+        "spec": {"source": {"flavors": ["f"]}, "targets": [{"name": "target", "url": url}]},
+    }
