@@ -42,9 +42,14 @@ class Order:
     def of(cls, meta: ObjectMeta, spec: SensorClaimSpec, *, buyer: wire.NodeIdentity) -> Order:
         """From a claim that the API server has stored."""
         claim = ClaimReference(name=meta.name, namespace=meta.namespace or "", uid=meta.uid or "")
-        return cls(
-            buyer=buyer, configuration=SensorConfiguration(claim=claim, endpoints=spec.endpoints, filter=spec.filter)
+        configuration = SensorConfiguration(
+            claim=claim,
+            endpoints=spec.endpoints,
+            filter=spec.filter,
+            delivery=spec.delivery,
+            retention=spec.retention,
         )
+        return cls(buyer=buyer, configuration=configuration)
 
     @property
     def digest(self) -> str:

@@ -6,13 +6,15 @@ every gateway, so that a buyer of another make knows what to send.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from pydantic import Field
 
 from crds.models.base import Label, Model, Name, validate
+from crds.models.dataroute import Delivery
 from crds.models.delivery import Endpoints, PayloadFilter
+from crds.models.retention import Retention
 from crds.predicate import compile_predicate
 from crds.units import parse_unit
 
@@ -34,7 +36,8 @@ class SensorConfiguration(Model):
     claim: ClaimReference
     endpoints: Endpoints
     filter: PayloadFilter | None = None
-    delivery: Literal["AtLeastOnce"] = "AtLeastOnce"
+    delivery: Delivery = "AtLeastOnce"
+    retention: Retention | None = None
 
 
 def parse_configuration(data: object, *, field: str = "configuration.data") -> SensorConfiguration:

@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any
 
 import structlog
 import uvloop
 from prometheus_client import REGISTRY
 
 from crds.kube.client import Kube
+from crds.kube.lease import Election, Elector
 from crds.kube.process import configure_logging, probes, run_process, settings_of, until_stopped
-from router_manager.relay.engine import Bounds, Relay
+from router_manager.domain.partition import Partition
+from router_manager.domain.table import route_of_inlet, route_of_node
+from router_manager.relay.engine import Relay
 from router_manager.relay.grants_source import KubeGrants
+from router_manager.relay.inlet.doors_source import KubeDoors
 from router_manager.relay.metrics import RelayCollector
+from router_manager.relay.partition import held
 from router_manager.relay.reporter import KubeReporter, Reports
 from router_manager.relay.routes_source import KubeRoutes
 from router_manager.relay.settings import Settings
@@ -25,6 +33,9 @@ from spire.workload import identity_of
 
 log = structlog.get_logger(__name__)
 
+LEASES = "fluidos-relays"
+"""Namespace of the Leases: whose names are those of nodes, so that rights are for all of them."""
+
 
 def uvloop_runner() -> asyncio.Runner:
     """A tenth less CPU for each message than asyncio's own loop."""
@@ -32,18 +43,29 @@ def uvloop_runner() -> asyncio.Runner:
 
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set, then drain."""
-    policy, bounds = settings.egress, Bounds(spool_bytes=settings.spool_bytes)
-    async with identity_of(settings, stop=stop) as identity:
-        exits = Exits(policy, identity=identity, timeout_seconds=settings.target_timeout_seconds)
-        async with Relay(
-            state=settings.state_dir,
-            session=settings.session(identity),
-            exits=exits,
-            bounds=bounds,
+    """Stand by until there is a part of the node to serve; serve it until `stop` is set, then drain."""
+    serving: list[Relay] = []
+    async with (
+        probes(
+            host=settings.metrics_host,
+            port=settings.metrics_port,
+            ready=lambda: any(relay.ready for relay in serving),
+        ),
+        identity_of(settings, stop=stop) as identity,
+        await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
+        held(settings.state_dir, partitions=settings.partitions, stop=stop) as place,
+        Relay(
+            state=place.directory,
+            session=settings.session(identity, place.partition),
+            exits=Exits(settings.egress, identity=identity, timeout_seconds=settings.target_timeout_seconds),
+            bounds=settings.bounds,
             listen=settings.listening(identity),
-        ) as relay:
-            await serve(relay, settings, stop, agent=agent_of(settings, identity))
+            inlet=settings.taking_in(identity),
+            begun=settings.lease_seconds is None,
+        ) as relay,
+    ):
+        serving.append(relay)
+        await serve(relay, settings, stop, kube=kube, partition=place.partition, agent=agent_of(settings, identity))
 
 
 def agent_of(settings: Settings, identity: IdentitySource | None) -> SpiffeId | None:
@@ -53,28 +75,66 @@ def agent_of(settings: Settings, identity: IdentitySource | None) -> SpiffeId | 
     return identity.current.svid.spiffe_id.trust_domain.spiffe_id("agent", settings.node)
 
 
-async def serve(relay: Relay, settings: Settings, stop: asyncio.Event, *, agent: SpiffeId | None) -> None:
+async def serve(
+    relay: Relay,
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    kube: Kube,
+    partition: Partition,
+    agent: SpiffeId | None,
+) -> None:
     """Keep the relay to the API server's routes, and its listener to the LeafDevices."""
     collector = RelayCollector(relay)
     REGISTRY.register(collector)
-    async with (
-        probes(host=settings.metrics_host, port=settings.metrics_port, ready=lambda: relay.ready),
-        await Kube.connect(kubeconfig=settings.kubeconfig, context=settings.context) as kube,
-    ):
-        routes = KubeRoutes(kube, node=settings.node)
-        reports = Reports(
-            pumps=relay.pumps_by_route,
-            node=settings.node,
-            insecure=settings.insecure,
-            to=KubeReporter(kube, node=settings.node),
-        )
-        works = [routes.run(relay.apply), reports.run(relay.first_delivery), relay.watch()]
-        if agent is not None:
-            works.append(KubeGrants(kube, node=settings.node, agent=agent).run(relay.permit))
-        await until_stopped(stop, *works)
-        log.info("draining", at_most_seconds=settings.drain_seconds)
-        await relay.drain(settings.drain_seconds)
+    name = partition.name(settings.node)
+    part = partial(route_of_node, node=settings.node, partition=partition)
+    routes = KubeRoutes(kube, part=part if relay.inlet is None else route_of_inlet)
+    reports = Reports(
+        pumps=relay.pumps_by_route,
+        node=name,
+        insecure=settings.insecure,
+        to=KubeReporter(kube, node=name),
+        forwarding=None if relay.inlet is None else relay.inlet.forwarding,
+    )
+    works = [routes.run(relay.apply), relay.watch()]
+    report = partial(reports.run, relay.first_delivery)
+    elector = elector_of(settings, kube=kube, relay=relay, part=name)
+    works.append(report() if elector is None else lead(elector, relay, report))
+    if agent is not None:
+        works.append(KubeGrants(kube, node=settings.node, agent=agent).run(relay.permit))
+    if relay.inlet is not None:
+        works.append(KubeDoors(kube).run(relay.admit))
+    await until_stopped(stop, *works)
+    log.info("draining", at_most_seconds=settings.drain_seconds)
+    await relay.drain(settings.drain_seconds)
+    if elector is not None:
+        await elector.release()
     REGISTRY.unregister(collector)
+
+
+def elector_of(settings: Settings, *, kube: Kube, relay: Relay, part: str) -> Elector | None:
+    """For the Lease of a part of the node; None where no other machine serves it."""
+    seconds = settings.lease_seconds
+    if seconds is None:
+        return None
+    # Its holder is the spool: whoever has that need not wait.
+    holder = relay.spool.identity
+    election = Election(name=f"relay-{part}", namespace=LEASES, identity=holder, duration=seconds, renew=seconds / 3)
+    return Elector(kube, election)
+
+
+async def lead(elector: Elector, relay: Relay, report: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Take readings, and report, while the Lease is held.
+
+    Raises:
+        crds.kube.lease.Lost: another machine has it; the process ends and its supervisor starts it anew.
+    """
+    await elector.acquire()
+    relay.begin()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(report())
+        group.create_task(elector.hold())
 
 
 def cli() -> int:

@@ -6,10 +6,9 @@ Changing the table touches the lanes of changed routes only; the session to the 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,18 +17,19 @@ from typing import TypeVar
 import structlog
 from pydantic import ValidationError
 
-from crds.errors import Terminal
 from crds.models.base import Model
 from router_manager.domain.admission import Grants
 from router_manager.domain.batching import BatchLimits, backoff_seconds
 from router_manager.domain.table import LaneKey, RouteName, Table, Way, succeed, ways
 from router_manager.relay.dead_letters import DeadLetters
 from router_manager.relay.ingest import Ingest
+from router_manager.relay.inlet.server import Doors, Inlet, InletSettings
 from router_manager.relay.lane import Lane, Memory
 from router_manager.relay.listener.server import Listener, ListenSettings
 from router_manager.relay.mqtt.client import Session, SessionSettings
 from router_manager.relay.positions import Positions
 from router_manager.relay.pump import Outlet, Pump
+from router_manager.relay.retention import Keeper
 from router_manager.relay.spool import Spool
 from router_manager.relay.targets.base import Exit
 
@@ -45,13 +45,13 @@ class Bounds:
     """What a relay may use."""
 
     spool_bytes: int = 4 << 30
+    reserve_bytes: int = 0
+    """Of the disk, that others are to have."""
+    lane_share: float = 0.5
+    """Of the spool, that one target may hold back whose route may lose readings."""
     segment_bytes: int = 16 << 20
     memory_bytes: int = 64 << 20
     batch: BatchLimits = field(default_factory=BatchLimits)
-
-
-class StateInUse(Terminal):
-    """Another relay works on the same state folder."""
 
 
 class Relay:
@@ -61,30 +61,41 @@ class Relay:
         self,
         *,
         state: Path,
-        session: SessionSettings,
+        session: SessionSettings | None,
         exits: Exit,
         bounds: Bounds | None = None,
         listen: ListenSettings | None = None,
+        inlet: InletSettings | None = None,
+        begun: bool = True,
     ) -> None:
         """Open the state folder and take up the table, and the grants, of the last life.
 
         Args:
-            state: folder of this relay alone.
-            session: to the node's broker.
+            state: folder of this relay alone, which holds its lock (`partition`).
+            session: to the node's broker; None where readings come another way.
             exits: to the targets.
             bounds: what it may use.
             listen: where devices connect without the broker, if they may.
+            inlet: where KubeEdge's router brings readings, if it does.
+            begun: whether to take readings at once, or from `begin` on; what is spooled is delivered in either case.
 
         Raises:
-            StateInUse: another process has it.
             OSError: it cannot be used.
         """
         bounds = bounds or Bounds()
-        state.mkdir(parents=True, exist_ok=True)
-        self._lock = _lock(state / "lock")
-        self.spool = Spool.open(state / "spool", segment_bytes=bounds.segment_bytes, max_bytes=bounds.spool_bytes)
+        self.spool = Spool.open(
+            state / "spool",
+            segment_bytes=bounds.segment_bytes,
+            max_bytes=bounds.spool_bytes,
+            reserve_bytes=bounds.reserve_bytes,
+        )
+        now = asyncio.get_running_loop().time()
+        self._keeper = Keeper(self.spool, lane_share=bounds.lane_share, now=now)
         self.ingest = Ingest(self.spool)
-        self.session = Session(session, self.ingest, on_lost=self._count_loss)
+        self.session = None if session is None else Session(session, self.ingest, on_lost=self._count_loss)
+        self._begun = asyncio.Event()
+        if begun:
+            self.begin()
         self.pumps: dict[LaneKey, Pump] = {}
         self.first_delivery = asyncio.Event()
         self.connections_lost = 0
@@ -98,6 +109,7 @@ class Relay:
             limits=bounds.batch,
             on_first_delivery=self.first_delivery.set,
         )
+        self._unsaved: dict[Path, Model] = {}
         self._table_path = state / "table.json"
         self._tasks: dict[LaneKey, asyncio.Task[None]] = {}
         self._service: dict[str, asyncio.Task[None]] = {}
@@ -106,19 +118,24 @@ class Relay:
         self.listener: Listener | None = None
         if listen is not None:
             self.listener = Listener(listen, self.ingest, grants=_load(self._grants_path, Grants()))
+        self._doors_path = state / "doors.json"
+        self.inlet: Inlet | None = None
+        if inlet is not None:
+            self.inlet = Inlet(inlet, self.ingest)
+            self.inlet.admit(_load(self._doors_path, Doors()).topics)
 
     async def __aenter__(self) -> Relay:
         self._converge(self.table)
-        works = {"session": self.session.run(), "ingest": self.ingest.run(), "housekeeping": self._keep_house()}
-        if self.listener is not None:
-            works["listener"] = self.listener.run()
+        works = {"ingest": self.ingest.run(), "housekeeping": self._keep_house()}
+        ways_in = {"session": self.session, "listener": self.listener, "inlet": self.inlet}
+        works |= {name: self._take_from(way) for name, way in ways_in.items() if way is not None}
         self._service = {name: asyncio.create_task(work, name=name) for name, work in works.items()}
         return self
 
     @property
     def ready(self) -> bool:
         """Every source is open."""
-        return self.session.ready and (self.listener is None or self.listener.port > 0)
+        return all(way is None or way.ready for way in (self.session, self.listener, self.inlet))
 
     async def __aexit__(self, *_: object) -> None:
         await _stop([*self._service.values(), *self._tasks.values()])
@@ -126,7 +143,10 @@ class Relay:
             pump.save_position()
         await self._outlet.exit.close()
         self.spool.close()
-        os.close(self._lock)
+
+    def begin(self) -> None:
+        """Take readings."""
+        self._begun.set()
 
     def apply(self, table: Table) -> None:
         """Serve this table from the next message on."""
@@ -135,25 +155,34 @@ class Relay:
             return
         self._converge(table)
         self.table = table
-        _save(self._table_path, table)
+        self._store(self._table_path, table)
 
     def permit(self, grants: Grants) -> None:
         """Let these accounts speak at the listener, and no others."""
         if self.listener is not None:
             self.listener.permit(grants)
-            _save(self._grants_path, grants)
+            self._store(self._grants_path, grants)
+
+    def admit(self, doors: Mapping[str, str]) -> None:
+        """Let KubeEdge's router in by these doors, and by no others; see Inlet."""
+        if self.inlet is not None:
+            self.inlet.admit(doors)
+            self._store(self._doors_path, Doors(topics=dict(doors)))
 
     async def drain(self, seconds: float) -> None:
         """Take nothing more from broker and devices, and deliver what is at hand for at most so long."""
         deadline = asyncio.get_running_loop().time() + seconds
-        self.session.leave()
+        if self.session is not None:
+            self.session.leave()
         if self.listener is not None:
             self.listener.shut()
+        if self.inlet is not None:
+            self.inlet.shut()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 # What targets may have already is acknowledged before we go, or it would be sent again.
                 await self.ingest.drained()
-        await _stop([task for name, task in self._service.items() if name in {"session", "listener"}])
+        await _stop([task for name, task in self._service.items() if name in {"session", "listener", "inlet"}])
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 for pump in self.pumps.values():
@@ -172,6 +201,10 @@ class Relay:
         for task in done:
             task.result()
 
+    async def _take_from(self, way_in: Session | Listener | Inlet) -> None:
+        await self._begun.wait()
+        await way_in.run()
+
     def _converge(self, table: Table) -> None:
         wanted = ways(table)
         for key in [key for key in self.pumps if key not in wanted]:
@@ -189,7 +222,10 @@ class Relay:
             for topic in pump.way.feeds:
                 lanes.setdefault(topic, []).append(pump.lane)
         self.ingest.serve(lanes)
-        self.session.want(frozenset(lanes))
+        if self.session is not None:
+            self.session.want(frozenset(lanes))
+        if self.inlet is not None:
+            self.inlet.serve(table)
 
     def _open(self, key: LaneKey, way: Way) -> None:
         file = self._positions.file(key)
@@ -199,9 +235,9 @@ class Relay:
             # between would leave a lane that starts anew, later.
             position = self.spool.next_id
             file.delete()
-            file.write(position)
         lane = Lane(spool=self.spool, memory=self._memory, feeds=way.feeds, position=position)
         pump = self.pumps[key] = Pump(key=key, way=way, lane=lane, position=file, outlet=self._outlet)
+        pump.save_position()
         self._tasks[key] = asyncio.create_task(_supervise(pump), name=f"pump {way.route} {key.target}")
 
     def _close(self, key: LaneKey) -> None:
@@ -211,15 +247,32 @@ class Relay:
         pump.lane.close()
 
     async def _keep_house(self) -> None:
-        """Give back what every lane has passed; note now and then how far idle lanes have come."""
+        """Give back what every lane has passed or gives up; note now and then how far idle lanes have come."""
         rounds = 0
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
             rounds += 1
-            if rounds % _CHECKPOINT_ROUNDS == 0:
-                for pump in self.pumps.values():
+            self._save()
+            self._keeper.look(now=asyncio.get_running_loop().time())
+            for pump in self.pumps.values():
+                pump.give_up(self._keeper.floor(pump.way.retention))
+                if rounds % _CHECKPOINT_ROUNDS == 0:
                     pump.save_position()
             self.spool.release(min((pump.lane.position for pump in self.pumps.values()), default=self.spool.head))
+
+    def _store(self, path: Path, value: Model) -> None:
+        self._unsaved[path] = value
+        self._save()
+
+    def _save(self) -> None:
+        """To disk; a full one delays that, and only a crash until then would cost what has changed."""
+        for path, value in list(self._unsaved.items()):
+            try:
+                _write(path, value)
+            except OSError as error:
+                log.error("cannot write", file=str(path), error=str(error))
+            else:
+                del self._unsaved[path]
 
     def _count_loss(self, _reason: str, malformed: bool) -> None:  # noqa: FBT001 - the session's callback
         self.connections_lost += 1
@@ -249,16 +302,6 @@ async def _stop(tasks: Iterable[asyncio.Task[None]]) -> None:
             await task
 
 
-def _lock(path: Path) -> int:
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(handle)
-        raise StateInUse(f"{path.parent} is in use by another relay") from error
-    return handle
-
-
 def _load(path: Path, empty: M) -> M:
     try:
         return type(empty).model_validate_json(path.read_bytes())
@@ -269,7 +312,7 @@ def _load(path: Path, empty: M) -> M:
         return empty
 
 
-def _save(path: Path, value: Model) -> None:
+def _write(path: Path, value: Model) -> None:
     temporary = path.with_suffix(".new")
     with temporary.open("wb") as file:
         file.write(value.model_dump_json(by_alias=True).encode())

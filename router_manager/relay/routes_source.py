@@ -1,4 +1,4 @@
-"""The table comes from the API server: DataRoutes, as far as their sources are on this node."""
+"""The table comes from the API server: DataRoutes, as far as they are for this relay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from crds.errors import InvalidField
 from crds.kube.client import Kind, Kube
 from crds.kube.watch import Change, Gone, Key, Put, follow
 from crds.models.dataroute import DataRoute
-from router_manager.domain.table import Route, Table, route_of_node
+from router_manager.domain.table import Route, Table
 
 log = structlog.get_logger(__name__)
 
@@ -30,9 +30,15 @@ class RouteFeed(Protocol):
 class KubeRoutes:
     """Follows all DataRoutes; most of their changes are counters, which change no table."""
 
-    def __init__(self, kube: Kube, *, node: str) -> None:
+    def __init__(self, kube: Kube, *, part: Callable[[DataRoute], Route | None]) -> None:
+        """Prepare.
+
+        Args:
+            kube: the API server.
+            part: what this relay serves of a route.
+        """
         self._kube = kube
-        self._node = node
+        self._part = part
         self._routes: dict[Key, Route] = {}
         self._dirty = asyncio.Event()
         self.synced = asyncio.Event()
@@ -58,7 +64,7 @@ class KubeRoutes:
                 after = None
             case Put(_, obj):
                 try:
-                    after = route_of_node(DataRoute.parse(obj), node=self._node)
+                    after = self._part(DataRoute.parse(obj))
                 except InvalidField as error:
                     # Of a newer version than this relay: what it knew of the route is better than its loss.
                     log.warning("cannot read a DataRoute", route="/".join(change.key), error=str(error))

@@ -12,11 +12,14 @@ from pydantic import Field, ValidationInfo, field_validator
 from crds.kube.process import EgressSettings
 from crds.models.base import Name
 from router_manager.domain.admission import accounts_only
+from router_manager.domain.partition import Partition
+from router_manager.relay.engine import Bounds
+from router_manager.relay.inlet.server import InletSettings
 from router_manager.relay.listener.limits import Limits
 from router_manager.relay.listener.server import ListenSettings, Secured
 from router_manager.relay.mqtt.client import SessionSettings
 from router_manager.relay.mqtt.packets import Version
-from spire.domain.authorization import exactly
+from spire.domain.authorization import any_known, exactly
 from spire.identity import IdentitySource
 from spire.tls import client_context, server_context
 from spire.workload import IdentitySettings
@@ -34,9 +37,23 @@ class Settings(EgressSettings, IdentitySettings):
         description="the node's broker, mqtts://host[:port] (--insecure: mqtt://host[:port]); this host if not given",
     )
     mqtt_version: Literal["3.1.1", "5"] = Field(default="5", description="protocol version spoken to the broker")
-    state_dir: Path = Field(description="folder of the spool; one relay each")
+    state_dir: Path = Field(description="folder of the spool; a second relay with the same one stands by")
+    partitions: Annotated[int, Field(ge=1, le=64)] = Field(
+        default=1, description="parts that the node's devices are divided into; each process serves one that is free"
+    )
+    lease_seconds: Annotated[float, Field(ge=3, le=300)] | None = Field(
+        default=None,
+        description="relays on other machines serve the same node: take readings while holding a Lease of so long",
+    )
     spool_mebibytes: Annotated[int, Field(ge=32)] = Field(
         default=4096, description="disk that the spool may use before the broker has to wait"
+    )
+    spool_reserve_mebibytes: Annotated[int, Field(ge=0)] = Field(
+        default=256, description="disk that the spool leaves to others: below that the broker has to wait, too"
+    )
+    lane_share: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=50,
+        description="percent of the spool that a target may hold back whose route says whenFull: DropOldest",
     )
     target_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = Field(
         default=10.0, description="how long a target may take for its answer"
@@ -55,6 +72,23 @@ class Settings(EgressSettings, IdentitySettings):
         default=1000.0, description="messages a second of one device; what is above has to wait with it"
     )
 
+    inlet: str | None = Field(
+        default=None,
+        description="host:port where KubeEdge's router brings readings, in place of broker and devices",
+    )
+
+    @field_validator("inlet")
+    @classmethod
+    def _takes_their_place(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        host, port = _address(value)
+        if not host or port is None:
+            raise ValueError("host:port")
+        if info.data.get("broker") or info.data.get("listen") or info.data.get("partitions", 1) > 1:
+            raise ValueError("none with --broker, --listen or --partitions: readings come by one way")
+        return value
+
     @field_validator("listen")
     @classmethod
     def _is_an_address(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -63,6 +97,8 @@ class Settings(EgressSettings, IdentitySettings):
         host, port = _address(value)
         if not host or port is None:
             raise ValueError("host:port")
+        if info.data.get("partitions", 1) > 1:
+            raise ValueError("none with --partitions (a device would not know who serves its part)")
         if info.data.get("insecure", False) and not _is_loopback(host):
             raise ValueError("127.0.0.1:port or [::1]:port (--insecure: devices prove nothing there)")
         return value
@@ -79,11 +115,14 @@ class Settings(EgressSettings, IdentitySettings):
             raise ValueError(f"{scheme}://host[:port]" + ("" if insecure else " (mqtt:// is for --insecure)"))
         return value
 
-    def session(self, identity: IdentitySource | None) -> SessionSettings:
-        """How the MQTT session is opened. The client id is the node's: the broker keeps one queue for it.
+    def session(self, identity: IdentitySource | None, partition: Partition) -> SessionSettings | None:
+        """How the MQTT session is opened; None where there is none.
 
-        The broker has to be the one of this node.
+        The client id is that of the node's part: the broker keeps its queue for it. The broker has to be the one of
+        this node.
         """
+        if self.inlet is not None:
+            return None
         _, port = _PLAIN if identity is None else _SECURE
         parts = urlsplit(self.broker or "//127.0.0.1")
         context = None
@@ -93,7 +132,7 @@ class Settings(EgressSettings, IdentitySettings):
         return SessionSettings(
             host=parts.hostname or "",
             port=parts.port or port,
-            client_id=f"fluidos-edge-relay-{self.node}",
+            client_id=f"fluidos-edge-relay-{partition.name(self.node)}",
             version=Version.V5 if self.mqtt_version == "5" else Version.V311,
             tls=context,
         )
@@ -117,10 +156,24 @@ class Settings(EgressSettings, IdentitySettings):
             limits=Limits(per_second=self.listen_rate, burst=2 * self.listen_rate),
         )
 
+    def taking_in(self, identity: IdentitySource | None) -> InletSettings | None:
+        """Where KubeEdge's router posts, which shows no certificate and looks at none; None where it does not."""
+        if self.inlet is None:
+            return None
+        host, port = _address(self.inlet)
+        tls = None
+        if identity is not None:
+            tls = server_context(identity, authorize=any_known(), client_certificates="optional")
+        return InletSettings(host=host, port=port or 0, tls=tls)
+
     @property
-    def spool_bytes(self) -> int:
-        """Bound of the spool."""
-        return self.spool_mebibytes * _MIB
+    def bounds(self) -> Bounds:
+        """What the relay may use."""
+        return Bounds(
+            spool_bytes=self.spool_mebibytes * _MIB,
+            reserve_bytes=self.spool_reserve_mebibytes * _MIB,
+            lane_share=self.lane_share / 100,
+        )
 
 
 def _address(text: str) -> tuple[str, int | None]:

@@ -11,12 +11,15 @@ from pathlib import Path
 import pytest
 
 from crds.errors import Stopped
+from crds.kube.client import Kube
 from router_manager.domain.partition import Partition
 from router_manager.relay.partition import Held, OtherPartsError, held
 from scripts.testbed.broker import Broker
+from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import accepts, free_port
 from tests.relay.listener.devices import Device
 from tests.relay.support import Target, numbered, publish_all, serving, until
+from tests.relay.test_kubernetes import Routes, delivers
 from tests.relay.test_process import RelayProcess, more_than
 
 KILLS = 3
@@ -120,6 +123,41 @@ async def test_the_listener_is_taken_over_with_its_port(tmp_path: Path, broker: 
                 publishing.cancel()
                 await asyncio.to_thread(found.stop)
     assert list(dict.fromkeys(target.ids)) == list(range(published))
+
+
+@pytest.mark.broker
+@pytest.mark.control_plane
+async def test_another_machine_takes_over_when_the_lease_ends_and_at_once_when_it_is_given_up(
+    tmp_path: Path, broker: Broker, cluster: Cluster, namespace: str
+) -> None:
+    kubeconfig = cluster.service_account_kubeconfig("fluidos", "relay")
+
+    def machine(name: str) -> RelayProcess:
+        (tmp_path / name).mkdir()
+        leased = ("--insecure", "--lease-seconds", "3")
+        return RelayProcess(tmp_path / name, broker.url, kubeconfig=kubeconfig, identity=leased)
+
+    async with serving(Target()) as target, await Kube.connect(kubeconfig=cluster.kubeconfig) as kube:
+        routes = Routes(cluster, kube, namespace)
+        routes.apply("r", target)
+        await routes.resolve("r", "a/b")
+        one, other = machine("one"), machine("other")
+        with killed_in_the_end(one, other):
+            await alive(one)
+            await alive(other)
+            await until(lambda: one._ready() or other._ready(), what="one that serves")
+            first, next_one = (one, other) if one._ready() else (other, one)
+            await delivers(broker, target, "a/b")
+            published = 1_000_000
+            for end_it, who in ((first.child.kill, first), (next_one.child.stop, next_one)):
+                await asyncio.to_thread(end_it)
+                await publish_all(broker.port, numbered(range(published, published + 100)))
+                published += 100
+                await until(lambda: published - 1 in target.ids, what="the next machine")  # noqa: B023 - in this round
+                who.start()
+                await alive(who)
+                assert not who._ready()
+            assert set(range(1_000_000, published)) <= set(target.ids)
 
 
 async def test_each_part_has_one_holder_and_the_next_waits_until_one_is_free(tmp_path: Path) -> None:

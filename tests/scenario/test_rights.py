@@ -56,6 +56,7 @@ def test_processes_use_every_right_that_they_have_and_need_no_other(world: World
     refuse_a_contract(world, buyer)
     with world.flow(*FLEET):
         pass  # the relay reports that readings arrive
+    share_a_node(world, seen)
     revoke(world)
     forget_a_cluster(world)
 
@@ -82,6 +83,24 @@ def begin_anew(world: World) -> None:
         world.crew.kill(world.process(name))
         world.crew.start_again(world.process(name))
     world.crew.wait_ready(limit=90)
+
+
+def share_a_node(world: World, seen: Callable[[], list[Request]]) -> None:
+    """A relay on another machine, with a broker that it does not reach, takes the Lease of the node and gives it up."""
+    site = world.provider
+    flags = (*site.account("relay", node=site.node), "--node", site.node, "--broker", "mqtts://127.0.0.1:9")
+    state = site.directory / "other-relay"
+    child = world.crew.launch(
+        "other-relay", "router_manager.relay", *flags, "--state-dir", state, "--lease-seconds", "3"
+    )
+
+    def verbs() -> set[str]:
+        return {each.verb for each in seen() if each.account == "relay" and each.resource == "leases"}
+
+    try:
+        world.wait(lambda: "patch" in verbs(), "the Lease to be renewed")
+    finally:
+        child.stop()
 
 
 def revoke(world: World) -> None:
