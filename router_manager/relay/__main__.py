@@ -44,6 +44,7 @@ def uvloop_runner() -> asyncio.Runner:
 
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Stand by until there is a part of the node to serve; serve it until `stop` is set, then drain."""
+    policy = settings.egress
     serving: list[Relay] = []
     async with (
         probes(
@@ -57,7 +58,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         Relay(
             state=place.directory,
             session=settings.session(identity, place.partition),
-            exits=Exits(settings.egress, identity=identity, timeout_seconds=settings.target_timeout_seconds),
+            exits=Exits(policy, identity=identity, timeout_seconds=settings.target_timeout_seconds),
             bounds=settings.bounds,
             listen=settings.listening(identity),
             inlet=settings.taking_in(identity),
