@@ -16,11 +16,14 @@ from crds.kube.events import emit
 from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.queue import WorkQueue
 from crds.kube.watch import Change, Gone, Key, Put
-from crds.models.dataroute import DataRoute, DataRouteStatus, ResolvedSource
+from crds.models.dataroute import DataRoute, DataRouteStatus, Engine, ResolvedSource
 from crds.models.fluidos import Contract, Flavor
 from crds.models.leafdevice import LeafDevice
+from crds.models.retention import Retention
 from router_manager.catalog import Catalog, Names
-from router_manager.domain.routes import NotRouted, concerns, resolve, route_of
+from router_manager.domain.measuring import together
+from router_manager.domain.routes import NotRouted, concerns, forwarded, resolve, route_of
+from router_manager.kubeedge.bridge import Bridge
 from router_manager.reasons import Reason
 
 log = structlog.get_logger(__name__)
@@ -33,18 +36,44 @@ class Routing:
     """Stores of what was seen, and two queues: contracts and routes."""
 
     def __init__(
-        self, kube: Kube, *, policy: EgressPolicy, clock: Callable[[], datetime], insecure: bool = False
+        self,
+        kube: Kube,
+        *,
+        policy: EgressPolicy,
+        clock: Callable[[], datetime],
+        insecure: bool = False,
+        inlet: str | None = None,
+        best_effort: Engine = "Relay",
+        patience: Retention | None = None,
     ) -> None:
+        """Prepare.
+
+        Args:
+            kube: the API server.
+            policy: where targets may be.
+            clock: the time.
+            insecure: nobody proves who he is.
+            inlet: URL that KubeEdge's router can post to; None where it is not used.
+            best_effort: engine of contracts that ask for no more than that.
+            patience: how long readings wait for buyers' endpoints at most; None is for ever.
+        """
         self._kube = kube
         self._policy = policy
         self._insecure = insecure
         self._clock = clock
+        self._best_effort = best_effort
+        self._patience = patience
         self._contracts: dict[Key, Contract] = {}
         self._routes: dict[Key, DataRoute] = {}
         self._catalog = Catalog()
         self._told: dict[Key, str] = {}
         self.contracts = WorkQueue("contracts", self.reconcile_contract)
         self.routes = WorkQueue("routes", self.reconcile_route)
+        self.bridge: Bridge | None = None
+        if inlet is not None:
+            self.bridge = Bridge(
+                kube, inlet=inlet, routes=self._of, owners=self._catalog.owners, look=self.routes.add, clock=clock
+            )
 
     def contract_seen(self, change: Change) -> None:
         """A Contract appeared, changed or went; its route goes with it by its owner reference."""
@@ -88,6 +117,7 @@ class Routing:
             case Gone(key):
                 self._routes.pop(key, None)
                 self.contracts.add(key)
+                self._forward(key[0])
 
     async def reconcile_contract(self, key: Key) -> float | None:
         """The contract's route exists as the contract says."""
@@ -99,12 +129,13 @@ class Routing:
             if current is not None and owned:
                 await self._delete_orphan(key, current)
             return None
-        match route_of(contract, insecure=self._insecure):
+        wanted = route_of(contract, insecure=self._insecure, best_effort=self._best_effort, patience=self._patience)
+        match wanted:
             case NotRouted(why):
                 if current is not None and owned:
                     await self._delete(key, current)
                 await self._tell(key, contract, why)
-            case DataRoute() as wanted:
+            case DataRoute():
                 await self._ensure(key, current, wanted)
         return None
 
@@ -116,7 +147,15 @@ class Routing:
         before = route.status or DataRouteStatus()
         for source in before.sources:
             await self._confirm(key[0], source)
-        resolution = resolve(route, flavors=self._catalog.of(key[0]), policy=self._policy, insecure=self._insecure)
+        resolution = resolve(
+            route,
+            flavors=self._catalog.of(key[0]),
+            policy=self._policy,
+            insecure=self._insecure,
+            forwards=self.bridge is not None,
+        )
+        if self.bridge is not None and route.spec.engine == "KubeEdge" and resolution.sources:
+            resolution = forwarded(resolution, self.bridge.verdict(resolution.sources, namespace=key[0]))
         status = DataRouteStatus(
             observed_generation=route.metadata.generation,
             conditions=stamp(
@@ -124,11 +163,12 @@ class Routing:
             ),
             source_models=summary(one.model for one in resolution.sources),
             target_names=summary(target.name for target in route.spec.targets),
-            delivered=sum(report.delivered for report in before.relays),
+            **dict(together(before.relays)),
             sources=resolution.sources,
             relays=before.relays,
         )
         if status == before:
+            self._forward(key[0])
             return None
         ours = status.dump()
         del ours["relays"]  # each relay applies its own entry
@@ -139,7 +179,15 @@ class Routing:
         except NotFound:
             return None
         self._routes[key] = DataRoute.parse(answer)
+        self._forward(key[0])
         return None
+
+    def _of(self, namespace: str) -> list[DataRoute]:
+        return [route for key, route in self._routes.items() if key[0] == namespace]
+
+    def _forward(self, namespace: str) -> None:
+        if self.bridge is not None:
+            self.bridge.namespaces.add(namespace)
 
     async def _confirm(self, namespace: str, source: ResolvedSource) -> None:
         """Look for a flavor that a route reads and the catalog has not, unless that has seen it go.

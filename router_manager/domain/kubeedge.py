@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 
 from crds.conditions import Verdict, parse_timestamp
 from crds.models.base import ObjectMeta, OwnerReference
-from crds.models.dataroute import DataRoute, ResolvedSource
+from crds.models.dataroute import DataRoute
 from crds.models.kubeedge_rules import Rule, RuleEndpoint, RuleEndpointSpec, RuleSpec
 from crds.models.leafdevice import MAX_TOPIC
 from router_manager.reasons import Reason
@@ -34,11 +34,11 @@ class Subscription(NamedTuple):
     topic: str
 
 
-def subscription_of(source: ResolvedSource, *, namespace: str) -> Subscription | None:
-    """How a source is asked for, or None where the router cannot: it puts the Rule's namespace before each topic."""
-    begin, _, topic = source.topic.partition("/")
-    fits = begin == namespace and topic and len(forwarded_topic(source.topic, node=source.node)) <= MAX_TOPIC
-    return Subscription(source.node, topic) if fits else None
+def subscription_of(topic: str, *, node: str, namespace: str) -> Subscription | None:
+    """How a topic is asked for, or None where it cannot be: the router puts the Rule's namespace before each topic."""
+    begin, _, rest = topic.partition("/")
+    fits = begin == namespace and rest and len(forwarded_topic(topic, node=node)) <= MAX_TOPIC
+    return Subscription(node, rest) if fits else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +107,7 @@ def wishes(
             continue
         reports = route.status.relays
         for source in route.status.sources:
-            subscription = subscription_of(source, namespace=namespace)
+            subscription = subscription_of(source.topic, node=source.node, namespace=namespace)
             if subscription is None:
                 continue
             silent = all(source.flavor in report.silent for report in reports)

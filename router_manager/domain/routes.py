@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from ipaddress import ip_address
 
@@ -12,15 +12,17 @@ from crds.annotations import BUYER_SPIFFE_ID
 from crds.conditions import Verdict
 from crds.egress import EgressPolicy, host_and_port
 from crds.errors import InvalidField
-from crds.models.base import ObjectMeta
+from crds.models.base import ObjectMeta, OwnerReference
 from crds.models.configuration import parse_configuration
-from crds.models.dataroute import DataRoute, DataRouteSpec, ResolvedSource, RouteSource
+from crds.models.dataroute import DataRoute, DataRouteSpec, Engine, ResolvedSource, RouteSource
 from crds.models.delivery import Endpoint
 from crds.models.fluidos import Contract, Flavor
 from crds.models.leafdevice import LeafDevice
+from crds.models.retention import Retention, bounded
 from crds.predicate import compile_predicate
 from crds.selector import Matched, attributes, compile_selector, device
 from crds.typedata import FlavorView, sensor_from_flavor
+from router_manager.domain.kubeedge import subscription_of
 from router_manager.domain.shaping import compile_shape, units_of
 from router_manager.reasons import Reason
 from spire.domain.spiffe_id import SpiffeId
@@ -38,10 +40,18 @@ class NotRouted:
     why: str | None
 
 
-def route_of(contract: Contract, *, insecure: bool) -> DataRoute | NotRouted:
+def route_of(
+    contract: Contract, *, insecure: bool, best_effort: Engine = "Relay", patience: Retention | None = None
+) -> DataRoute | NotRouted:
     """The DataRoute that carries out a contract about a sensor: same name, owned by it.
 
     Its targets are endpoints of the buyer's trust domain. A buyer who proved nothing gets nothing, unless `insecure`.
+
+    Args:
+        contract: as the gateway stored it.
+        insecure: nobody proves who he is.
+        best_effort: engine for buyers who ask for no more than that.
+        patience: readings wait no longer than that for a buyer's endpoint, whatever it asks; None is for ever.
     """
     configuration = contract.spec.configuration
     if contract.spec.flavor.spec.flavor_type.type_identifier != "Sensor":
@@ -75,9 +85,21 @@ def route_of(contract: Contract, *, insecure: bool) -> DataRoute | NotRouted:
             targets=asked.endpoints,
             trust_domain=trust_domain,
             filter=asked.filter,
+            engine=best_effort if asked.delivery == "BestEffort" and _forwardable(contract) else "Relay",
             delivery=asked.delivery,
+            retention=bounded(asked.retention, bounds=patience),
         ),
     )
+
+
+def _forwardable(contract: Contract) -> bool:
+    """Whether KubeEdge's router could carry what was sold."""
+    try:
+        view = sensor_from_flavor(contract.spec.flavor.spec)
+    except InvalidField:
+        return False
+    namespace = contract.metadata.namespace or "default"
+    return subscription_of(view.sensor.access.topic, node=view.node, namespace=namespace) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +110,8 @@ class Offered:
     provider: str
     device: str
     view: FlavorView
+    owner: OwnerReference
+    """Of what is made for it: its LeafDevice, or the Flavor where it has none."""
 
 
 def offered(flavor: Flavor) -> Offered | None:
@@ -98,12 +122,14 @@ def offered(flavor: Flavor) -> Offered | None:
         view = sensor_from_flavor(flavor.spec)
     except InvalidField:
         return None
-    owners = [owner.name for owner in flavor.metadata.owner_references if owner.kind == "LeafDevice"]
+    owners = [owner for owner in flavor.metadata.owner_references if owner.kind == "LeafDevice"]
+    owner = owners[0] if owners else flavor.owner_reference()
     return Offered(
         name=flavor.metadata.name,
         provider=flavor.spec.provider_id,
-        device=owners[0] if owners else flavor.metadata.name,
+        device=owner.name,
         view=view,
+        owner=owner,
     )
 
 
@@ -121,6 +147,7 @@ def offered_without_flavor(leaf: LeafDevice) -> list[Offered]:
             provider="",
             device=leaf.metadata.name,
             view=FlavorView(sensor=sensor, board=leaf.spec.board, node=leaf.spec.node_name),
+            owner=leaf.owner_reference(),
         )
         for sensor in leaf.spec.sensors
         if sensor.uid in flavors
@@ -135,8 +162,22 @@ class Resolution:
     verdicts: tuple[Verdict, ...]
 
 
-def resolve(route: DataRoute, *, flavors: Mapping[str, Offered], policy: EgressPolicy, insecure: bool) -> Resolution:
-    """Which flavors of the route's namespace it reads, and what its conditions say."""
+def resolve(
+    route: DataRoute, *, flavors: Mapping[str, Offered], policy: EgressPolicy, insecure: bool, forwards: bool = False
+) -> Resolution:
+    """Which flavors of the route's namespace it reads, and what its conditions say.
+
+    Args:
+        route: to look at.
+        flavors: of its namespace, by name.
+        policy: where targets may be.
+        insecure: nobody proves who he is.
+        forwards: KubeEdge's router can be asked.
+    """
+    if route.spec.engine == "KubeEdge" and not forwards:
+        message = "spec.engine: router_manager knows no inlet that KubeEdge's router could post to (--inlet-url)"
+        refused = Verdict(type="Accepted", status="False", reason=Reason.NO_INLET, message=message)
+        return Resolution(sources=(), verdicts=(refused, _not_ready(Reason.NOT_ACCEPTED, message)))
     sources, verdicts = _resolve(route, flavors=flavors, policy=policy, insecure=insecure)
     if insecure:
         message = "router-manager runs with --insecure: nobody proves who he is"
@@ -153,11 +194,12 @@ def _resolve(
     accepted = Verdict(type="Accepted", status="True", reason=Reason.ACCEPTED, message=_open_targets(route))
     chosen, missing = _choose(route.spec.source, flavors)
     chosen.sort(key=lambda one: one.name)
-    misfits = {one.name: why for one in chosen if (why := _misfit(one, route.spec.targets))}
+    misfits = {one.name: why for one in chosen if (why := _misfit(one, route))}
     sources = tuple([_source(one) for one in chosen if one.name not in misfits][:MAX_SOURCES])
     if misfits:
-        message = "; ".join(f"{name}: {why}" for name, why in list(misfits.items())[:10])
-        found = Verdict(type="SourcesResolved", status="False", reason=Reason.NOT_SHAPEABLE, message=message)
+        message = "; ".join(f"{name}: {why}" for name, (_, why) in list(misfits.items())[:10])
+        reason, _ = next(iter(misfits.values()))
+        found = Verdict(type="SourcesResolved", status="False", reason=reason, message=message)
     elif missing:
         found = Verdict(
             type="SourcesResolved",
@@ -181,6 +223,15 @@ def _resolve(
     if not sources:
         return (), (accepted, found, _not_ready(Reason(found.reason), found.message))
     return sources, (accepted, found, Verdict(type="Ready", status="True", reason=Reason.READY, message=found.message))
+
+
+def forwarded(resolution: Resolution, verdict: Verdict) -> Resolution:
+    """With what is known of KubeEdge's router: while that does not carry the readings, the route is not ready."""
+    verdicts = resolution.verdicts
+    if verdict.status != "True":
+        not_ready = _not_ready(Reason(verdict.reason), verdict.message)
+        verdicts = tuple(not_ready if one.type == "Ready" else one for one in verdicts)
+    return Resolution(sources=resolution.sources, verdicts=(*verdicts, verdict))
 
 
 def concerns(route: DataRoute, flavors: Set[str]) -> bool:
@@ -252,18 +303,22 @@ def _choose(source: RouteSource, flavors: Mapping[str, Offered]) -> tuple[list[O
     return [one for one in flavors.values() if isinstance(selector.match(_device(one)), Matched)], []
 
 
-def _misfit(one: Offered, targets: Sequence[Endpoint]) -> str | None:
-    """Why the readings of a source cannot be sent in the shape that a target wants."""
-    for target in targets:
+def _misfit(one: Offered, route: DataRoute) -> tuple[Reason, str] | None:
+    """Why the readings of a source cannot come by the route's engine, or be sent in the shape that a target wants."""
+    namespace = route.metadata.namespace or "default"
+    topic, node = one.view.sensor.access.topic, one.view.node
+    if route.spec.engine == "KubeEdge" and subscription_of(topic, node=node, namespace=namespace) is None:
+        return Reason.TOPIC_NOT_FORWARDABLE, f"KubeEdge's router knows topics below {namespace}/ alone, not {topic}"
+    for target in route.spec.targets:
         if target.shape is None:
             continue
         field = f"spec.targets[{target.name}].shape"
         if one.view.sensor.integrity == "Signed":
-            return f"{field}: its readings are signed, and what is changed cannot be verified"
+            return Reason.NOT_SHAPEABLE, f"{field}: its readings are signed, and what is changed cannot be verified"
         try:
             compile_shape(target.shape, units=units_of(_unit(one)), field=field)
         except InvalidField as error:
-            return str(error)
+            return Reason.NOT_SHAPEABLE, str(error)
     return None
 
 
@@ -284,6 +339,7 @@ def _source(one: Offered) -> ResolvedSource:
         provider=one.provider,
         node=one.view.node,
         topic=sensor.access.topic,
+        timestamp_pointer=sensor.timestamp_pointer,
     )
 
 

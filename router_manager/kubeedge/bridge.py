@@ -93,7 +93,7 @@ class Bridge:
 
     def verdict(self, sources: Iterable[ResolvedSource], *, namespace: str) -> Verdict:
         """What a route with these sources, which the router can carry, says in its status."""
-        found = (subscription_of(source, namespace=namespace) for source in sources)
+        found = [subscription_of(source.topic, node=source.node, namespace=namespace) for source in sources]
         return verdict([each for each in found if each is not None], self._outcomes.get(namespace, {}))
 
     async def reconcile(self, namespace: str) -> float | None:

@@ -17,7 +17,19 @@ from spire.helper import api, files
 from spire.helper.held import Granted, Held, Latest
 from spire.identity import FixedIdentity, Identity
 from spire.tls import client_context, server_context
-from tests.relay.support import Target, endpoint, numbered, publish_all, relay, route, serve, serving, table, until
+from tests.relay.support import (
+    Target,
+    endpoint,
+    numbered,
+    publish_all,
+    relay,
+    route,
+    serve,
+    serving,
+    session_of,
+    table,
+    until,
+)
 from tests.relay.test_process import RelayProcess
 from tests.spire.pki import Ca
 
@@ -80,7 +92,7 @@ async def test_another_broker_is_told_nothing(tmp_path: Path, identity: Identity
         async with relay(tmp_path / "state", port, tls=towards_broker(FixedIdentity(RELAY))) as running:
             running.apply(table(route(endpoint("http://127.0.0.1:9/"))))
             await until(lambda: running.connections_lost >= 2)
-            assert not running.session.connected
+            assert not session_of(running).connected
 
 
 @asynccontextmanager

@@ -4,7 +4,13 @@ from typing import Any
 
 
 def flavor(
-    name: str, *, namespace: str, model: str = "hts221", latency: str = "12", node: str = "edge-1"
+    name: str,
+    *,
+    namespace: str,
+    model: str = "hts221",
+    latency: str = "12",
+    node: str = "edge-1",
+    topic: str | None = None,
 ) -> dict[str, Any]:
     """A Sensor flavor in the fork's shape."""
     return {
@@ -33,7 +39,7 @@ def flavor(
                         "access": {
                             "type": "MQTT",
                             "source": "eventbus-fluidos",
-                            "resource": {"topic": f"sensor/{name}", "node": node},
+                            "resource": {"topic": topic or f"sensor/{name}", "node": node},
                         },
                     }
                 },
@@ -43,7 +49,7 @@ def flavor(
 
 
 def contract(
-    name: str, *, namespace: str, flavor: dict[str, Any], url: str = "http://192.0.2.7:4487/t"
+    name: str, *, namespace: str, flavor: dict[str, Any], url: str = "http://192.0.2.7:4487/t", **asked: Any
 ) -> dict[str, Any]:
     """A Contract about that flavor, as the gateway writes it."""
     buyer = {"domain": "fluidos.eu", "nodeID": "consumer1", "ip": "127.0.0.1:3005"}
@@ -63,17 +69,20 @@ def contract(
                 "data": {
                     "claim": {"name": "humidity", "namespace": "default", "uid": "c-1"},
                     "endpoints": [{"name": "telegraf", "url": url}],
+                    **asked,
                 },
             },
         },
     }
 
 
-def route(name: str, *, namespace: str, source: dict[str, Any], url: str = "http://192.0.2.7:4487/t") -> dict[str, Any]:
+def route(
+    name: str, *, namespace: str, source: dict[str, Any], url: str = "http://192.0.2.7:4487/t", **spec: Any
+) -> dict[str, Any]:
     """A DataRoute as a person writes it."""
     return {
         "apiVersion": "edge.fluidos.eu/v1alpha1",
         "kind": "DataRoute",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"source": source, "targets": [{"name": "telegraf", "url": url}]},
+        "spec": {"source": source, "targets": [{"name": "telegraf", "url": url}], **spec},
     }

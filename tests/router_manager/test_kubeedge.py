@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from crds.conditions import timestamp
 from crds.models.base import ObjectMeta, OwnerReference
-from crds.models.dataroute import DataRoute, ResolvedSource
+from crds.models.dataroute import DataRoute
 from crds.models.kubeedge_rules import Rule, RuleEndpoint
 from router_manager.domain.kubeedge import (
     RECONNECT,
@@ -97,8 +97,7 @@ def by_hand(topic: str) -> Rule:
     ],
 )
 def test_the_router_carries_topics_below_the_namespace_alone(topic: str, found: Subscription | None) -> None:
-    source = ResolvedSource(flavor="f", device="d", sensor="s", node="edge-1", topic=topic)
-    assert subscription_of(source, namespace="ns") == found
+    assert subscription_of(topic, node="edge-1", namespace="ns") == found
 
 
 def test_ends_come_before_the_rule_and_all_have_owner_and_labels_from_the_start() -> None:

@@ -31,7 +31,7 @@ def stored(obj: dict[str, Any]) -> dict[str, Any]:
 
 
 def offers(*flavors: dict[str, Any]) -> dict[str, Offered]:
-    found = [offered(Flavor.parse(one)) for one in flavors]
+    found = [offered(Flavor.parse(stored(one))) for one in flavors]
     return {one.name: one for one in found if one is not None}
 
 
@@ -56,6 +56,35 @@ def test_a_contract_about_something_else_is_left_alone_in_silence() -> None:
     flavor["spec"]["flavorType"] = {"typeIdentifier": "K8Slice", "typeData": {}}
     contract = Contract.parse(stored(samples.contract("c", namespace="ns", flavor=flavor)))
     assert route_of(contract, insecure=False) == NotRouted(why=None)
+
+
+@pytest.mark.parametrize(
+    ("delivery", "topic", "engine"),
+    [("BestEffort", "ns/f1", "KubeEdge"), ("AtLeastOnce", "ns/f1", "Relay"), ("BestEffort", "sensor/f1", "Relay")],
+)
+def test_kubeedges_router_is_for_buyers_who_ask_for_no_promise_and_for_topics_that_it_knows(
+    delivery: str, topic: str, engine: str
+) -> None:
+    flavor = samples.flavor("f1", namespace="ns", topic=topic)
+    contract = Contract.parse(stored(samples.contract("c", namespace="ns", flavor=flavor, delivery=delivery)))
+    made = route_of(contract, insecure=True, best_effort="KubeEdge")
+    assert isinstance(made, DataRoute)
+    assert (made.spec.engine, made.spec.delivery) == (engine, delivery)
+
+
+def forwarded_by_kubeedge(topic: str, *, forwards: bool) -> Resolution:
+    raw = samples.route("r", namespace="ns", source={"flavors": ["f1"]}, engine="KubeEdge", delivery="BestEffort")
+    flavors = offers(samples.flavor("f1", namespace="ns", topic=topic))
+    return resolve(DataRoute.parse(raw), flavors=flavors, policy=NOWHERE_SPECIAL, insecure=True, forwards=forwards)
+
+
+def test_a_route_by_kubeedge_needs_an_inlet_and_a_topic_below_its_namespace() -> None:
+    assert forwarded_by_kubeedge("ns/f1", forwards=True).sources
+    assert verdict(forwarded_by_kubeedge("ns/f1", forwards=False), "Accepted")[:2] == ("False", "NoInlet")
+    stray = forwarded_by_kubeedge("sensor/f1", forwards=True)
+    assert stray.sources == ()
+    assert verdict(stray, "SourcesResolved")[:2] == ("False", "TopicNotForwardable")
+    assert "below ns/ alone, not sensor/f1" in verdict(stray, "Ready")[2]
 
 
 def bought_by(buyer: str | None) -> Contract:
@@ -254,7 +283,7 @@ def refused_leaf(*, published: str, reason: str = "FlavorRefused") -> LeafDevice
     }
     return LeafDevice.parse(
         {
-            "metadata": {"name": "board-1", "namespace": "ns"},
+            "metadata": {"name": "board-1", "namespace": "ns", "uid": "u-2"},
             "spec": {
                 "nodeName": "edge-1",
                 "source": {"kind": "KubeEdgeDevice", "apiVersion": "devices.kubeedge.io/v1beta1", "name": "board"},
@@ -284,10 +313,10 @@ def test_a_sensor_whose_flavor_a_webhook_refused_is_routed_all_the_same() -> Non
 def test_the_catalog_names_what_a_change_concerns_and_nothing_else() -> None:
     catalog = Catalog()
     leaf = refused_leaf(published="False")
-    raw = {**leaf.manifest(), "status": leaf.dump()["status"]}
+    raw = leaf.dump()
     assert catalog.leaf_seen(Put(("ns", "board-1"), raw)) == {"fluidos.eu-sensor-x"}
     assert catalog.leaf_seen(Put(("ns", "board-1"), raw)) == frozenset()
-    flavor = samples.flavor("f1", namespace="ns")
+    flavor = stored(samples.flavor("f1", namespace="ns"))
     assert catalog.flavor_seen(Put(("ns", "f1"), flavor)) == {"f1"}
     assert catalog.of("ns").keys() == {"f1", "fluidos.eu-sensor-x"}
     assert catalog.leaf_seen(Gone(("ns", "board-1"))) == {"fluidos.eu-sensor-x"}

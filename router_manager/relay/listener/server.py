@@ -82,6 +82,11 @@ class Listener:
         self._accepting: asyncio.Task[None] | None = None
 
     @property
+    def ready(self) -> bool:
+        """It listens."""
+        return self.port > 0
+
+    @property
     def connected(self) -> int:
         """Accounts that have a connection."""
         return len(self._by_account)
