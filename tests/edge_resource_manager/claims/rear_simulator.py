@@ -71,6 +71,9 @@ class RearSimulator:
     address: str = ""
     identity: FixedIdentity | None = None
     forge: Callable[[Json], Json] = lambda contract: contract
+    latency: dict[str, int] = field(default_factory=dict)
+    """By flavor, the p99 in microseconds that it measures; nothing is measured of the others."""
+    _delivered: int = 0
     _subscribers: set[asyncio.Queue[Json]] = field(default_factory=set)
     _reservations: int = 0
 
@@ -241,7 +244,13 @@ class RearSimulator:
         return self._sold(contract)
 
     async def _contract(self, request: web.Request) -> web.StreamResponse:
-        return _json(self.contracts.get(request.match_info["id"]))
+        contract = self.contracts.get(request.match_info["id"])
+        p99 = contract and self.latency.get(contract["_flavor"])
+        if contract is None or p99 is None:
+            return _json(contract)
+        self._delivered += 10
+        measured = {"delivered": self._delivered, "rateMillihertz": 1000, "p50Microseconds": 1, "p99Microseconds": p99}
+        return _json({**contract, "measured": measured})
 
     async def _configure(self, request: web.Request) -> web.StreamResponse:
         contract = self.contracts.get(request.match_info["id"])
