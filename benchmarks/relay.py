@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import relay_cpu, relay_latency, relay_listener
+from benchmarks import relay_change, relay_cpu, relay_latency, relay_listener, relay_memory, relay_scale
 from benchmarks.relay_stage import Size
 from benchmarks.report import Figure, finish
 from scripts.testbed.processes import exit_on_signals
@@ -21,6 +21,9 @@ THEMES: Final[dict[str, Callable[[Size], list[Figure]]]] = {
     "cpu": relay_cpu.figures,
     "listener": relay_listener.figures,
     "latency": relay_latency.figures,
+    "scale": relay_scale.figures,
+    "change": relay_change.figures,
+    "memory": relay_memory.figures,
 }
 
 

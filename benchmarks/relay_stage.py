@@ -273,6 +273,7 @@ class Stage:
         rate: float = 0.0,
         board: Board | None = None,
         names: Sequence[str] = (SINK,),
+        flags: Sequence[str] = (),
     ) -> Run:
         """Publish, and wait until all has arrived.
 
@@ -284,10 +285,11 @@ class Stage:
             rate: a second; 0 is a flood.
             board: counts them; the sink's if not given.
             names: under which all of them have to arrive.
+            flags: more for the publisher.
         """
         board, due = board or self.board, first + count
         before = cpu_seconds(pid)
-        sent = self.publish(port, "-first", str(first), "-count", str(count), "-rate", str(rate))
+        sent = self.publish(port, "-first", str(first), "-count", str(count), "-rate", str(rate), *flags)
         counts = [board.settled(due, name) for name in names]
         used = cpu_seconds(pid) - before
         return Run(

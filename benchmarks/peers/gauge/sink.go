@@ -6,10 +6,11 @@ import (
 	"flag"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 )
 
-// sink is an HTTP target: POST /<name> is counted under that name; other methods are the board's.
+// sink is an HTTP target: POST /<name>/<part> is counted under <name> and <name>/<part>; other methods are the board's.
 func sink(flags *flag.FlagSet, arguments []string) error {
 	listen := flags.String("listen", "127.0.0.1:0", "host:port of the target")
 	secured := identityFlags(flags)
@@ -43,7 +44,11 @@ func serve(listen string, config *tls.Config, all *board) error {
 			http.Error(answer, err.Error(), http.StatusBadRequest)
 			return
 		}
-		all.take(request.URL.Path[1:], body.Bytes())
+		name := request.URL.Path[1:]
+		all.take(name, body.Bytes())
+		if whole, _, parts := strings.Cut(name, "/"); parts {
+			all.take(whole, body.Bytes())
+		}
 	}
 	server := &http.Server{Addr: listen, Handler: http.HandlerFunc(handler), TLSConfig: config}
 	if config != nil {
