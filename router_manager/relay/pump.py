@@ -180,7 +180,7 @@ class Pump:
     async def _try(self, records: Sequence[Record], attempt: int) -> Outcome:
         """Send what of the records can be written and is still wanted."""
         way, outlet = self.way, self._outlet
-        wanted = [record for record in records if record.topic in way.feeds] if attempt else records
+        wanted: Sequence[Record] = [record for record in records if record.topic in way.feeds]
         written = write(wanted, carrier=carrier_of(way.target), writers=way.writers, shared=way.shared)
         if written.unencodable and attempt == 0:
             await self._bury(written.unencodable)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from crds.egress import EgressPolicy
 from router_manager.relay.http1.answers import NotHttpError, Reply, ReplyReader
-from router_manager.relay.http1.client import EgressRefusedError, HttpClient
+from router_manager.relay.dial import EgressRefusedError
+from router_manager.relay.http1.client import HttpClient
 from tests.relay.support import LOOPBACK, until
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

@@ -7,24 +7,19 @@ peer that was proven for one expectation is used for another.
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from collections.abc import Mapping
 from functools import lru_cache
-from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 from crds.egress import EgressPolicy, host_and_port
+from router_manager.relay.dial import dial
 from router_manager.relay.http1.answers import Reply
 from router_manager.relay.http1.connection import Connection, StaleError
 
 _IDLE_SECONDS = 60.0
 _URL_CHARACTERS = "/?#[]@!$&'()*+,;=:%"
-
-
-class EgressRefusedError(OSError):
-    """The policy does not let the relay connect there."""
 
 
 class _Place(NamedTuple):
@@ -129,33 +124,14 @@ class HttpClient:
         self._sweeping = loop.call_later(_IDLE_SECONDS, self._sweep) if self._idle else None
 
     async def _connect(self, place: _Place) -> Connection:
-        loop = asyncio.get_running_loop()
-        failure: OSError | None = None
-        found = await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
-        for family, kind, protocol, _, address in found:
-            # Asked for each connection, so that a name that resolves differently now is caught as well.
-            refusal = self._policy.refusal(ip_address(str(address[0]).partition("%")[0]))
-            if refusal is not None:
-                failure = EgressRefusedError(refusal)
-                continue
-            connecting, name = socket.socket(family, kind, protocol), place.host if place.context else None
-            try:
-                connecting.settimeout(0)
-                connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                # An address that does not answer leaves time for the others.
-                async with asyncio.timeout(self._timeout_seconds / 2 / len(found)):
-                    await loop.sock_connect(connecting, address)
-                _, connection = await loop.create_connection(
-                    Connection, sock=connecting, ssl=place.context, server_hostname=name
-                )
-            except BaseException as error:
-                connecting.close()
-                if not isinstance(error, OSError):
-                    raise
-                failure = error
-            else:
-                return connection
-        raise failure or OSError(f"{place.host} has no address")
+        return await dial(
+            Connection,
+            place.host,
+            place.port,
+            context=place.context,
+            policy=self._policy,
+            seconds=self._timeout_seconds / 2,
+        )
 
     def _roots(self) -> ssl.SSLContext:
         if self._system_roots is None:

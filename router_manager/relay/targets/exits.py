@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crds.egress import EgressPolicy
-from crds.models.addresses import InfluxDB
+from crds.models.addresses import InfluxDB, Mqtt
 from router_manager.domain.batching import Answer
 from router_manager.relay.contexts import Contexts
 from router_manager.relay.targets.base import Batch, Exit
@@ -11,6 +11,7 @@ from router_manager.relay.targets.bodies import Bodies
 from router_manager.relay.targets.credentials import Credentials
 from router_manager.relay.targets.http import HttpExit, Poster
 from router_manager.relay.targets.influxdb import InfluxExit
+from router_manager.relay.targets.mqtt import MqttExit
 from spire.identity import IdentitySource
 
 
@@ -39,6 +40,7 @@ class Exits:
         self._exits: dict[type, Exit] = {
             str: HttpExit(poster, bodies, credentials),
             InfluxDB: InfluxExit(poster, bodies, credentials),
+            Mqtt: MqttExit(policy, contexts, credentials, timeout_seconds=timeout_seconds),
         }
 
     async def send(self, batch: Batch) -> Answer:
