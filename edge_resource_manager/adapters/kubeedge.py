@@ -25,6 +25,7 @@ from edge_resource_manager.domain.devices import (
     MAX_CONSUMERS_KEY,
     MCU_FAMILY_KEY,
     MCU_KEY,
+    TOPICS_KEY,
     UEID_KEY,
     Binding,
     Node,
@@ -37,7 +38,7 @@ from edge_resource_manager.domain.devices import (
 )
 from edge_resource_manager.domain.liveness import NodeHealth, NodeNotReady, NodeReady, Report
 
-HINTS = (BOARD_KEY, MCU_KEY, MCU_FAMILY_KEY, MAX_CONSUMERS_KEY, UEID_KEY)
+HINTS = (BOARD_KEY, MCU_KEY, MCU_FAMILY_KEY, MAX_CONSUMERS_KEY, UEID_KEY, TOPICS_KEY)
 
 # Protocols of v1beta1 are free: the keys under which mappers keep an address, the surest first.
 _ADDRESS_KEYS = ("macAddress", "address", "url", "ip", "serialPort", "serial", "slaveID")

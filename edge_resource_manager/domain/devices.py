@@ -26,6 +26,7 @@ MCU_KEY = "edge.fluidos.eu/mcu"
 MCU_FAMILY_KEY = "edge.fluidos.eu/mcu-family"
 MAX_CONSUMERS_KEY = "edge.fluidos.eu/max-consumers"
 UEID_KEY = "edge.fluidos.eu/ueid"
+TOPICS_KEY = "edge.fluidos.eu/topics"
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +250,18 @@ def topic_of(sensor: DeclaredSensor, *, device: ObservedDevice, first: DeclaredS
     On Bluetooth the fork builds the topic, whatever the annotation says, of the MAC, the characteristic of the
     property named like the *first* sensor's category, and the model. Here the sensor's own category comes first, so
     that sensors of one model under two categories have topics of their own.
+
+    Raises:
+        InvalidField: the device says of its topics what nobody understands.
     """
+    hint = device.hints.get(TOPICS_KEY, "Plain")
+    if hint not in {"Plain", "Namespaced"}:
+        raise InvalidField(field=f"metadata[{TOPICS_KEY}]", value=hint, expected="Plain or Namespaced")
+    topic = _plain_topic(sensor, device=device, first=first)
+    return topic if hint == "Plain" else f"{device.namespace}/{topic}"
+
+
+def _plain_topic(sensor: DeclaredSensor, *, device: ObservedDevice, first: DeclaredSensor) -> str:
     traits = sensor.traits
     if device.protocol == BLUETOOTH and device.address:
         own, fallback = traits.category.lower(), first.traits.category.lower()

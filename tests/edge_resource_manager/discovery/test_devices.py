@@ -172,6 +172,16 @@ def test_sensors_of_other_devices_have_the_topic_that_they_name_or_one_of_their_
     assert topics(body) == [f"sensor/d/{samples.HUMIDITY['uid']}/hts221", "sensors/CBB8C21519EF/0014/hts221"]
 
 
+def test_topics_carry_the_namespace_where_the_device_says_so() -> None:
+    body = samples.device("d", annotations={"edge.fluidos.eu/topics": "Namespaced"})
+    assert topics(body)[0] == f"{body['metadata']['namespace']}/{samples.TOPIC}"
+    wrong = describe(
+        parse_device(samples.device("d", annotations={"edge.fluidos.eu/topics": "mine"})), node_name="edge-1"
+    )
+    assert wrong.spec.sensors == ()
+    assert "expected Plain or Namespaced" in str(wrong.errors[0])
+
+
 def test_a_bad_entry_hides_no_other_and_is_named() -> None:
     wild = {**samples.PRESSURE, "uid": "w", "model": "a+b"}
     numeric = {**samples.PRESSURE, "uid": "n", "latency": 100}
