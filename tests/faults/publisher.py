@@ -1,8 +1,8 @@
 """Devices that publish numbered readings at QoS 1 until SIGTERM, and note which of them were acknowledged.
 
-`python -m tests.faults.publisher PORT RATE LOG DEVICES BYTES`. Device d of n has the ids d, d + n, d + 2n ... and a
-connection and a topic of its own. Who is cut connects again and sends nothing twice: what was not acknowledged by then
-is not owed.
+`python -m tests.faults.publisher PORT RATE LOG BYTES WINDOW DEVICE...`. Device d of n has the ids d, d + n, d + 2n ...
+and a connection and a topic of its own, and at most WINDOW messages without an acknowledgement. Who is cut connects
+again and sends nothing twice: what was not acknowledged by then is not owed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from router_manager.relay.mqtt.packets import Version, connect, publish
 
-_WINDOW = 2_000
+DEVICES = 8
 _TICK_SECONDS = 0.01
 _RECONNECT_SECONDS = 0.05
 _LAST_SECONDS = 20.0
@@ -38,9 +38,9 @@ class Device:
 
     port: int
     number: int
-    devices: int
     rate: float
     size: int
+    window: int
     log: int
     stopping: asyncio.Event
     _sent: int = 0
@@ -78,9 +78,9 @@ class Device:
             now = time.monotonic()
             # What could not be sent while the other side was full is not made up for in one burst.
             due, last = min(due + (now - last) * self.rate, self.rate), now
-            while due >= 1 and len(self._waiting) < _WINDOW:
+            while due >= 1 and len(self._waiting) < self.window:
                 due -= 1
-                number = self._sent * self.devices + self.number
+                number = self._sent * DEVICES + self.number
                 packet_id = self._sent % 0xFFFF + 1
                 self._sent += 1
                 self._waiting[packet_id] = number
@@ -100,15 +100,15 @@ class Device:
             os.write(self.log, b"".join([b"%d\n" % number for number in ids]))
 
 
-async def main(port: int, rate: float, log: str, devices: int, size: int) -> None:
+async def main(port: int, rate: float, log: str, size: int, window: int, *devices: int) -> None:
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     async with asyncio.TaskGroup() as all_of_them:
-        for number in range(devices):
-            device = Device(port, number, devices, rate / devices, size, file, stopping)
+        for number in devices:
+            device = Device(port, number, rate / len(devices), size, window, file, stopping)
             all_of_them.create_task(device.run())
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5])))
+    asyncio.run(main(int(sys.argv[1]), float(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:])))

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +17,12 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
-from crds.models.delivery import Endpoint
+from crds.models.delivery import Endpoint, PayloadFilter
+from router_manager.domain.admission import Grants
 from router_manager.domain.batching import BatchLimits
-from router_manager.domain.table import Route
+from router_manager.domain.table import Table
 from scripts.testbed.processes import Child, free_port
-from tests.faults.publisher import topic_of
+from tests.faults.publisher import DEVICES, topic_of
 from tests.relay.support import route, table
 from tests.relay.test_process import ROOT, RelayProcess
 
@@ -29,7 +30,6 @@ ROUNDS = int(os.environ.get("FAULTS_ROUNDS", "2"))
 RATE = float(os.environ.get("FAULTS_RATE", "500"))
 CUT_SECONDS = float(os.environ.get("FAULTS_CUT_SECONDS", "3"))
 SEED = int(os.environ.get("FAULTS_SEED", "20261121"))
-DEVICES = 8
 TOPICS = tuple(topic_of(device) for device in range(DEVICES))
 BATCH = BatchLimits().records
 LIMIT_SECONDS = 90.0
@@ -103,14 +103,16 @@ class Publisher:
         port: int,
         *,
         rate: float = RATE,
-        devices: int = DEVICES,
+        devices: Iterable[int] = range(DEVICES),
         size: int = 200,
+        window: int = 1000,
         prefix: Sequence[str] = (),
     ) -> None:
-        self.log = directory / f"publisher-{port}.ids"
-        words = [str(port), str(rate), str(self.log), str(devices), str(size)]
+        name = "-".join(["devices", *map(str, devices)])
+        self.log = directory / f"{name}.ids"
+        words = map(str, [port, rate, self.log, size, window, *devices])
         command = [*prefix, sys.executable, "-m", "tests.faults.publisher", *words]
-        self.child = Child(name="publisher", command=command, directory=ROOT, logs=directory)
+        self.child = Child(name=name, command=command, directory=ROOT, logs=directory)
 
     @property
     def size(self) -> int:
@@ -133,31 +135,37 @@ class Relay(RelayProcess):
     def __init__(
         self,
         disk: Path,
-        *routes: Route,
+        routes: Table | None,
+        *,
         logs: Path,
+        grants: Grants | None = None,
+        identity: Sequence[str] = ("--insecure",),
         broker: str = NOWHERE,
         kubeconfig: Path | None = None,
+        listen_rate: float = 1e6,
         flags: Sequence[str] = (),
         prefix: Sequence[str] = (),
         environment: dict[str, str] | None = None,
     ) -> None:
         self.port = free_port()
-        self._routes, self._logs, self._prefix, self._environment = routes, logs, prefix, environment
-        listen = ("--listen", f"127.0.0.1:{self.port}", "--listen-rate", "1000000", "--target-timeout-seconds", "2")
-        super().__init__(disk, broker, kubeconfig=kubeconfig, identity=("--insecure", *listen, *flags))
+        self._last_life = {"table.json": routes, "grants.json": grants}
+        self._logs, self._prefix, self._environment = logs, prefix, environment
+        listen = ("--listen", f"127.0.0.1:{self.port}", "--listen-rate", str(listen_rate))
+        more = (*identity, "--target-timeout-seconds", "2", *listen, *flags)
+        super().__init__(disk, broker, kubeconfig=kubeconfig, identity=more)
 
     def start(self) -> None:
-        last_life = self.state / "table.json"
-        if self._routes and not last_life.exists():
-            last_life.write_text(table(*self._routes).model_dump_json(by_alias=True))
+        for name, value in self._last_life.items():
+            if value is not None and not (self.state / name).exists():
+                (self.state / name).write_text(value.model_dump_json(by_alias=True))
         command = [*self._prefix, *self._command]
         self.child = Child(
             name="relay", command=command, directory=ROOT, logs=self._logs, environment=self._environment
         )
 
-    def tells(self, event: str, *, times: int = 1) -> bool:
-        """Whether it has logged that, in all its lives."""
-        return self.child.log.read_text().count(f'"event": "{event}"') >= times
+    def tells(self, words: str, *, times: int = 1) -> bool:
+        """Whether it has logged them, in all its lives."""
+        return self.child.log.read_text().count(words) >= times
 
     def kill(self) -> None:
         self.child.kill()
@@ -165,7 +173,7 @@ class Relay(RelayProcess):
     def serves(self, *, ready: bool) -> bool:
         """Whether it has the route, and all its sources where `ready` asks for that: what comes before is not owed."""
         try:
-            return 'target="target"' in self.get("/metrics") and (not ready or self.get("/readyz") == "ready\n")
+            return 'target="' in self.get("/metrics") and (not ready or self.get("/readyz") == "ready\n")
         except OSError:
             return False
 
@@ -226,11 +234,14 @@ def site(
     broker: str = NOWHERE,
     port: int | None = None,
     rate: float = RATE,
+    devices: Iterable[int] = range(DEVICES),
     size: int = 200,
     host: str = "127.0.0.1",
     here: Sequence[str] = (),
     there: Sequence[str] = (),
     flags: Sequence[str] = (),
+    listen_rate: float = 1e6,
+    passing: PayloadFilter | None = None,
     environment: dict[str, str] | None = None,
     kubeconfig: Callable[[str], Path] | None = None,
     disk: Path | None = None,
@@ -242,11 +253,14 @@ def site(
         broker: of the relay.
         port: where devices publish; at the relay's listener when absent.
         rate: messages a second of all devices.
+        devices: which of them.
         size: of a payload.
         host: where the target listens.
         here: command before those of devices and relay.
         there: command before that of the target.
         flags: further ones of the relay.
+        listen_rate: what the relay's listener takes of one device, in messages a second.
+        passing: filter of the route.
         environment: of the relay.
         kubeconfig: for the relay, once the API server has a route to this URL; else the relay finds one on its disk.
         disk: of the relay; below `directory` when absent.
@@ -254,12 +268,14 @@ def site(
     with ExitStack() as stack:
         sink = Sink(directory, host=host, prefix=there)
         stack.callback(sink.kill)
+        to_sink = table(route(Endpoint(name="target", url=sink.url), topics=TOPICS, passing=passing))
         relay = Relay(
             disk or directory,
-            *(() if kubeconfig else (route(Endpoint(name="target", url=sink.url), topics=TOPICS),)),
+            None if kubeconfig else to_sink,
             logs=directory,
             broker=broker,
             kubeconfig=kubeconfig and kubeconfig(sink.url),
+            listen_rate=listen_rate,
             flags=flags,
             prefix=here,
             environment=environment,
@@ -268,7 +284,7 @@ def site(
         if not here:
             ready = partial(relay.serves, ready=broker != NOWHERE)
             relay.child.wait_until(ready, what="its route", limit=LIMIT_SECONDS)
-        publisher = Publisher(directory, port or relay.port, rate=rate, size=size, prefix=here)
+        publisher = Publisher(directory, port or relay.port, rate=rate, devices=devices, size=size, prefix=here)
         stack.callback(publisher.child.kill)
         running = Site(relay=relay, sink=sink, publisher=publisher)
         running.moves(what="the first delivery")

@@ -1,0 +1,78 @@
+"""Payloads that nobody hopes for, over a kill of the relay: each target gets them, or its dead letters do."""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from crds.models.shaping import Shape
+from tests.faults.site import TOPICS, Relay
+from tests.relay.support import Target, endpoint, publish_all, route, serving, status, table, until
+
+_GOOD = [b'{"v":1}', b'{"v":"' + b"x" * ((1 << 20) - 100) + b'"}', b' {"v" : 1.5e3}\n']
+_NOT_JSON = [b"", b"\xff\xfe{}", b'{"v":NaN}', b'{"v":-Infinity}', b'{"v":"\xc3\x28"}', b'{"v":1', b"\x00" * 100]
+
+
+async def test_each_payload_arrives_as_far_as_its_form_allows_and_holds_up_no_other(tmp_path: Path) -> None:
+    payloads = [one for pair in zip(_NOT_JSON, _GOOD * 3, strict=False) for one in pair]
+    targets = {name: Target(always=status(503, Retry_After="0")) for name in ("array", "lines", "influx", "shaped")}
+    async with (
+        serving(targets["array"]) as array,
+        serving(targets["lines"]) as lines,
+        serving(targets["influx"]) as influx,
+        serving(targets["shaped"]) as shaped,
+    ):
+        ways = [
+            endpoint(array, "array"),
+            endpoint(lines, "lines", encoding="NDJSON"),
+            endpoint(influx, "influx", encoding="InfluxLine"),
+            endpoint(shaped, "shaped", shape=Shape(keep=("/v",))),
+        ]
+        relay = Relay(tmp_path, table(route(*ways, topics=TOPICS)), logs=tmp_path)
+        try:
+            await until(lambda: relay.serves(ready=False), what="the relay")
+            await publish_all(relay.port, [(TOPICS[0], payload) for payload in payloads])
+            await until(lambda: all(target.bodies for target in targets.values()), what="a try of each")
+            relay.kill()
+            for target in targets.values():
+                target.always = None
+                target.bodies.clear()
+            relay.start()
+            await until(lambda: done(relay, len(payloads) * len(ways)), what="a fate for each payload and target")
+            assert relay.metric("fluidos_edge_relay_dead_total") == 2 * len(_NOT_JSON)
+        finally:
+            relay.kill()
+    wanted = sorted(normal(payload) for payload in payloads)
+    assert sorted(unwrapped(reading) for reading in array.accepted) == wanted
+    received = [orjson.loads(line) for body in lines.bodies for line in body.splitlines()]
+    assert sorted(unwrapped(reading) for reading in received) == wanted
+    good = [payload for payload in payloads if payload in _GOOD]
+    assert sorted(unwrapped(reading) for reading in shaped.accepted) == sorted(map(normal, good))
+    assert len([line for body in influx.bodies for line in body.splitlines()]) == len(good)
+    letters = Counter(dead_letters(relay))
+    assert letters.keys() == set(_NOT_JSON)
+    assert max(letters.values()) <= 4, "of two targets, and once more for the kill"
+
+
+def dead_letters(relay: Relay) -> list[bytes]:
+    files = (relay.state / "dead-letters").iterdir()
+    return [b64decode(orjson.loads(line)["payloadBase64"]) for file in files for line in file.read_bytes().splitlines()]
+
+
+def done(relay: Relay, total: int) -> bool:
+    if not relay.serves(ready=False):
+        return False
+    return total == sum(relay.metric(f"fluidos_edge_relay_{name}_total") for name in ("delivered", "dead"))
+
+
+def normal(payload: bytes) -> bytes:
+    return payload if payload in _NOT_JSON else orjson.dumps(orjson.loads(payload))
+
+
+def unwrapped(reading: Any) -> bytes:
+    """What was published; JSON as the shortest of its spellings."""
+    return b64decode(reading["payloadBase64"]) if "payloadBase64" in reading else orjson.dumps(reading)
