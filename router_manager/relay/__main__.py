@@ -6,6 +6,7 @@ import asyncio
 import gc
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +17,10 @@ from prometheus_client import REGISTRY
 from crds.kube.client import Kube
 from crds.kube.lease import Election, Elector
 from crds.kube.process import configure_logging, probes, run_process, settings_of, until_stopped
+from crds.models.dataroute import DataRoute
 from router_manager.domain.partition import Partition
-from router_manager.domain.table import route_of_inlet, route_of_node
+from router_manager.domain.site import collected, route_of_site
+from router_manager.domain.table import Route, Table, route_of_inlet, route_of_node
 from router_manager.relay.engine import Relay
 from router_manager.relay.grants_source import KubeGrants
 from router_manager.relay.inlet.doors_source import KubeDoors
@@ -45,6 +48,8 @@ def uvloop_runner() -> asyncio.Runner:
 async def main(settings: Settings, stop: asyncio.Event) -> None:
     """Stand by until there is a part of the node to serve; serve it until `stop` is set, then drain."""
     policy = settings.egress
+    if settings.to_kafka:
+        policy = replace(policy, kafka=policy.kafka | set(settings.to_kafka))
     serving: list[Relay] = []
     async with (
         probes(
@@ -58,10 +63,16 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         Relay(
             state=place.directory,
             session=settings.session(identity, place.partition),
-            exits=Exits(policy, identity=identity, timeout_seconds=settings.target_timeout_seconds),
+            exits=Exits(
+                policy,
+                identity=identity,
+                kafka_roots=settings.brokers_roots,
+                timeout_seconds=settings.target_timeout_seconds,
+            ),
             bounds=settings.bounds,
             listen=settings.listening(identity),
             inlet=settings.taking_in(identity),
+            site=settings.site(identity),
             begun=settings.lease_seconds is None,
         ) as relay,
     ):
@@ -89,16 +100,21 @@ async def serve(
     collector = RelayCollector(relay)
     REGISTRY.register(collector)
     name = partition.name(settings.node)
-    part = partial(route_of_node, node=settings.node, partition=partition)
-    routes = KubeRoutes(kube, part=part if relay.inlet is None else route_of_inlet)
+    routes, into = KubeRoutes(kube, part=part_of(relay, settings, partition)), settings.collecting
     reports = Reports(
-        pumps=relay.pumps_by_route,
+        # Who collects serves no route: deliver relays report.
+        pumps=relay.pumps_by_route if into is None else dict,
         node=name,
         insecure=settings.insecure,
+        trouble=lambda: relay.ingest.problem,
         to=KubeReporter(kube, node=name),
         forwarding=None if relay.inlet is None else relay.inlet.forwarding,
     )
-    works = [routes.run(relay.apply), relay.watch()]
+
+    def apply(table: Table) -> None:
+        relay.apply(table if into is None else collected(table, into=into))
+
+    works = [routes.run(apply), relay.watch()]
     report = partial(reports.run, relay.first_delivery)
     elector = elector_of(settings, kube=kube, relay=relay, part=name)
     works.append(report() if elector is None else lead(elector, relay, report))
@@ -112,6 +128,15 @@ async def serve(
     if elector is not None:
         await elector.release()
     REGISTRY.unregister(collector)
+
+
+def part_of(relay: Relay, settings: Settings, partition: Partition) -> Callable[[DataRoute], Route | None]:
+    """What this relay serves of a route: by where its readings come from."""
+    if relay.site is not None:
+        return route_of_site
+    if relay.inlet is not None:
+        return route_of_inlet
+    return partial(route_of_node, node=settings.node, partition=partition)
 
 
 def elector_of(settings: Settings, *, kube: Kube, relay: Relay, part: str) -> Elector | None:

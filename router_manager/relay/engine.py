@@ -24,6 +24,7 @@ from router_manager.domain.table import LaneKey, RouteName, Table, Way, succeed,
 from router_manager.relay.dead_letters import DeadLetters
 from router_manager.relay.ingest import Ingest
 from router_manager.relay.inlet.server import Doors, Inlet, InletSettings
+from router_manager.relay.kafka.source import KafkaSource, SiteSettings
 from router_manager.relay.lane import Lane, Memory
 from router_manager.relay.listener.server import Listener, ListenSettings
 from router_manager.relay.mqtt.client import Session, SessionSettings
@@ -66,6 +67,7 @@ class Relay:
         bounds: Bounds | None = None,
         listen: ListenSettings | None = None,
         inlet: InletSettings | None = None,
+        site: SiteSettings | None = None,
         begun: bool = True,
     ) -> None:
         """Open the state folder and take up the table, and the grants, of the last life.
@@ -77,6 +79,7 @@ class Relay:
             bounds: what it may use.
             listen: where devices connect without the broker, if they may.
             inlet: where KubeEdge's router brings readings, if it does.
+            site: the Kafka topic where edge relays put readings, if it is read.
             begun: whether to take readings at once, or from `begin` on; what is spooled is delivered in either case.
 
         Raises:
@@ -100,6 +103,8 @@ class Relay:
         self.first_delivery = asyncio.Event()
         self.connections_lost = 0
         self.malformed_packets = 0
+        self.damaged_positions = 0
+        """Whose lanes started with the oldest record."""
         self._positions = Positions(state / "positions")
         self._memory = Memory(bounds.memory_bytes)
         self._outlet = Outlet(
@@ -123,19 +128,24 @@ class Relay:
         if inlet is not None:
             self.inlet = Inlet(inlet, self.ingest)
             self.inlet.admit(_load(self._doors_path, Doors()).topics)
+        self.site = None if site is None else KafkaSource(site, self.ingest, delivered=self._delivered)
 
     async def __aenter__(self) -> Relay:
         self._converge(self.table)
         works = {"ingest": self.ingest.run(), "housekeeping": self._keep_house()}
-        ways_in = {"session": self.session, "listener": self.listener, "inlet": self.inlet}
-        works |= {name: self._take_from(way) for name, way in ways_in.items() if way is not None}
+        works |= {name: self._take_from(way) for name, way in self._ways_in.items()}
         self._service = {name: asyncio.create_task(work, name=name) for name, work in works.items()}
         return self
 
     @property
     def ready(self) -> bool:
         """Every source is open."""
-        return all(way is None or way.ready for way in (self.session, self.listener, self.inlet))
+        return all(way.ready for way in self._ways_in.values())
+
+    @property
+    def _ways_in(self) -> dict[str, Session | Listener | Inlet | KafkaSource]:
+        ways_in = {"session": self.session, "listener": self.listener, "inlet": self.inlet, "site": self.site}
+        return {name: way for name, way in ways_in.items() if way is not None}
 
     async def __aexit__(self, *_: object) -> None:
         await _stop([*self._service.values(), *self._tasks.values()])
@@ -172,21 +182,16 @@ class Relay:
     async def drain(self, seconds: float) -> None:
         """Take nothing more from broker and devices, and deliver what is at hand for at most so long."""
         deadline = asyncio.get_running_loop().time() + seconds
-        if self.session is not None:
-            self.session.leave()
-        if self.listener is not None:
-            self.listener.shut()
-        if self.inlet is not None:
-            self.inlet.shut()
+        for way in self._ways_in.values():
+            way.shut()
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
                 # What targets may have already is acknowledged before we go, or it would be sent again.
                 await self.ingest.drained()
-        await _stop([task for name, task in self._service.items() if name in {"session", "listener", "inlet"}])
+        await _stop([task for name, task in self._service.items() if name in self._ways_in])
         with suppress(TimeoutError):
             async with asyncio.timeout_at(deadline):
-                for pump in self.pumps.values():
-                    await pump.lane.drained.wait()
+                await self._delivered()
 
     def pumps_by_route(self) -> dict[RouteName, list[Pump]]:
         """For reports."""
@@ -201,7 +206,11 @@ class Relay:
         for task in done:
             task.result()
 
-    async def _take_from(self, way_in: Session | Listener | Inlet) -> None:
+    async def _delivered(self) -> None:
+        for pump in list(self.pumps.values()):
+            await pump.lane.drained.wait()
+
+    async def _take_from(self, way_in: Session | Listener | Inlet | KafkaSource) -> None:
         await self._begun.wait()
         await way_in.run()
 
@@ -235,6 +244,7 @@ class Relay:
             # between would leave a lane that starts anew, later.
             position = self.spool.next_id
             file.delete()
+        self.damaged_positions += position == 0
         lane = Lane(spool=self.spool, memory=self._memory, feeds=way.feeds, position=position)
         pump = self.pumps[key] = Pump(key=key, way=way, lane=lane, position=file, outlet=self._outlet)
         pump.save_position()

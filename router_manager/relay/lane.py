@@ -42,6 +42,8 @@ class Lane:
         """
         self.drained = asyncio.Event()
         """Set while there is nothing to deliver."""
+        self.damaged = 0
+        """Places of the spool that could not be read, and may have held records of the lane."""
         self._spool = spool
         self._memory = memory
         self._queue: deque[Sequence[Record]] = deque()
@@ -198,6 +200,7 @@ class Lane:
         else:
             page = await self._spool.read(cursor, from_id=self._next_id, topics=self._feeds)
             self._next_id, self._behind = page.next_id, page.cursor
+            self.damaged += page.damaged
             records = page.records
         if records and not self._closed:
             # A page counts as memory but is not refused: who waits for the memory of others may wait for ever.

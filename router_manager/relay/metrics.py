@@ -68,6 +68,8 @@ class RelayCollector(Collector):
             _counter("connections_lost", "connections to the broker that ended", relay.connections_lost),
             _counter("malformed_packets", "connections that ended for a malformed packet", relay.malformed_packets),
             _counter("spool_damage", "places in the spool that could not be read", relay.spool.damaged),
+            _counter("position_damage", "lanes that lost how far they had come", relay.damaged_positions),
+            _gauge("spool_capacity_bytes", "what the spool may take, as the disk has room", relay.spool.capacity),
             _gauge("spool_bytes", "size of the spool", relay.spool.size),
         )
         if relay.session is not None:

@@ -35,6 +35,11 @@ class PositionFile:
             data = self._path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            log.error(
+                "position cannot be read, starting with the oldest record", file=str(self._path), error=str(error)
+            )
+            return 0
         slots = [_read_slot(data[start : start + _SLOT_BYTES]) for start in (0, _SLOT_BYTES)]
         if slots[0] is None and slots[1] is None:
             log.error("position is damaged, starting with the oldest record", file=self._path.name)

@@ -70,7 +70,9 @@ class _Sent(NamedTuple):
     latencies: Latencies
 
 
-def compose(pumps: Sequence[Pump], *, node: str, insecure: bool, now: float, sent: _Sent | None) -> RelayReport:
+def compose(
+    pumps: Sequence[Pump], *, node: str, insecure: bool, trouble: str, now: float, sent: _Sent | None
+) -> RelayReport:
     """One route's report: the sum of its lanes; rate and latency since the last one, whose latency stays otherwise."""
     statistics = [pump.statistics for pump in pumps]
     delivered = sum(one.delivered for one in statistics)
@@ -83,7 +85,10 @@ def compose(pumps: Sequence[Pump], *, node: str, insecure: bool, now: float, sen
         p50, p99 = sent.report.p50_microseconds, sent.report.p99_microseconds
     last_ns = max(one.last_delivered_ns for one in statistics)
     oldest_ns = min((pump.lane.oldest_ns for pump in pumps if pump.lane.oldest_ns is not None), default=None)
-    problems = [f"{pump.key.target}: {pump.statistics.problem}" for pump in pumps if pump.statistics.problem]
+    problems = [trouble] if trouble else []
+    problems += [f"{pump.key.target}: {pump.statistics.problem}" for pump in pumps if pump.statistics.problem]
+    damaged = max(pump.lane.damaged for pump in pumps)
+    problems += [f"{damaged} places of the spool could not be read"] if damaged else []
     return RelayReport(
         node=node,
         delivered=delivered,
@@ -112,6 +117,7 @@ class Reports:
         pumps: Callable[[], Routes],
         node: str,
         insecure: bool,
+        trouble: Callable[[], str],
         to: RouteReporter,
         forwarding: Callable[[RouteName], Forwarding] | None = None,
     ) -> None:
@@ -121,6 +127,7 @@ class Reports:
             pumps: of all routes.
             node: whose relay this is.
             insecure: it runs with --insecure.
+            trouble: what hinders all routes; empty where nothing does.
             to: where reports go.
             forwarding: what is known of sources behind KubeEdge's router.
         """
@@ -128,6 +135,7 @@ class Reports:
         self._forwarding = forwarding
         self._node = node
         self._insecure = insecure
+        self._trouble = trouble
         self._to = to
         self._sent: dict[RouteName, _Sent] = {}
 
@@ -164,7 +172,7 @@ class Reports:
         first = delivered and (sent is None or not sent.report.delivered)
         if sent is not None and not first and now - sent.at < interval:
             return
-        report = compose(pumps, node=self._node, insecure=self._insecure, now=now, sent=sent)
+        report = compose(pumps, node=self._node, insecure=self._insecure, trouble=self._trouble(), now=now, sent=sent)
         if self._forwarding is not None:
             known = self._forwarding(route)
             report = report.model_copy(update={"missing": known.missing, "silent": known.silent})

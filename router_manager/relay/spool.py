@@ -47,11 +47,13 @@ class Page:
         records: the wanted ones.
         cursor: where the next read goes on.
         next_id: every record below has been read, and was handed over if it is wanted.
+        damaged: places that could not be read, whosever records were there.
     """
 
     records: list[Record]
     cursor: Cursor
     next_id: int
+    damaged: int = 0
 
 
 class Limits(NamedTuple):
@@ -235,7 +237,12 @@ class Spool:
         for damage in parsed.damage:
             self._report(segment, cursor.offset + damage.offset, damage.length)
         next_id = from_id if parsed.next_id is None else max(from_id, parsed.next_id)
-        return Page(records=parsed.records, cursor=Cursor(segment.first_id, cursor.offset + used), next_id=next_id)
+        return Page(
+            records=parsed.records,
+            cursor=Cursor(segment.first_id, cursor.offset + used),
+            next_id=next_id,
+            damaged=len(parsed.damage),
+        )
 
     def release(self, position: int) -> None:
         """Delete the segments whose records are all below `position`; the last one stays."""

@@ -1,5 +1,7 @@
 """What a dead target may hold back, and that no other route suffers for it."""
 
+import errno
+import os
 from functools import partial
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from crds.models.retention import Retention, bounded
 from router_manager.domain.table import LaneKey, Route
+from router_manager.relay.reporter import compose
 from router_manager.relay.retention import Keeper
 from router_manager.relay.spool import Spool
 from scripts.testbed.broker import Broker
@@ -109,3 +112,47 @@ def test_a_buyer_gets_no_more_patience_than_its_provider_has(
     wish: Retention | None, bounds: Retention | None, got: Retention | None
 ) -> None:
     assert bounded(wish, bounds=bounds) == got
+
+
+@pytest.mark.broker
+async def test_damage_costs_what_it_hit_and_is_told_of_the_routes_that_it_may_have_hit(
+    tmp_path: Path, broker: Broker
+) -> None:
+    state = tmp_path / "state"
+    async with serving(Target(always=DOWN)) as target:
+        one = route(endpoint(target), uid="dead")
+        async with relay(state, broker.port, segment_bytes=1000) as running:
+            await serve(running, one)
+            for start in range(0, 300, 50):
+                await publish_all(broker.port, numbered(range(start, start + 50)))
+            await until(lambda: running.spool.head == 301)
+        spoilt = sorted(state.glob("spool/*.log"))[1]
+        spoilt.write_bytes(b"\0" + spoilt.read_bytes()[1:])
+        (position,) = state.glob("positions/*")
+        position.write_bytes(b"nonsense")
+        target.always = None
+        async with relay(state, broker.port, segment_bytes=1000) as running:
+            await until(lambda: 299 in target.ids)
+            (lost,) = set(range(300)) - set(target.ids)
+            assert target.ids == [number for number in range(300) if number != lost]
+            report = compose(list(running.pumps.values()), node="edge-1", insecure=True, trouble="", now=0.0, sent=None)
+            assert report.message == "1 places of the spool could not be read"
+            assert (running.spool.damaged, running.damaged_positions) == (1, 1)
+
+
+@pytest.mark.broker
+async def test_what_cannot_be_saved_now_is_saved_later(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with serving(Target()) as target, relay(tmp_path / "state", broker.port) as running:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            patch.setattr(os, "pwrite", full)
+            await serve(running, route(endpoint(target)))
+            assert not (tmp_path / "state/table.json").exists()
+        await until((tmp_path / "state/table.json").exists)
+        await publish_all(broker.port, numbered(range(10)))
+        await until(lambda: target.ids == list(range(10)))
