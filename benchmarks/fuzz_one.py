@@ -10,7 +10,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["spire", "crds.errors"]):
+with atheris.instrument_imports(include=["spire", "router_manager", "crds.errors", "crds.predicate", "crds.units"]):
     from benchmarks.fuzz_targets import run, targets
     from spire.domain import keys
 

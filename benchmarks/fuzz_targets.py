@@ -11,7 +11,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from benchmarks import fuzz_relay
 from crds.errors import InvalidField
+from crds.predicate import compile_predicate
 from scripts.simulator.dice import BOOT_LOADER, Device, Image
 from scripts.simulator.factory import Factory
 from spire.domain import bundle, cbor, cose, eat, nubificus, readings, svid, x509_reader
@@ -85,15 +87,16 @@ def targets() -> dict[str, Target]:
         "readings": Target(lambda data: readings.verify(data, bundles=bundles, now=NOW), (message,)),
         "spiffe_id": Target(lambda data: SpiffeId.parse(data.decode("utf-8", "replace")), (b"spiffe://a.b/c/d",)),
         "svid": Target(lambda data: svid.verify_svid([data], bundles=bundles, now=NOW), (own.chain[0],)),
+        **{name: Target(*each) for name, each in fuzz_relay.targets().items()},
     }
 
 
 def run(target: Target, data: bytes) -> None:
     """Give a target its input; raises what it must not let out."""
     # What is remembered would hide from the fuzzer which code its input reaches.
-    for remembering in (parse_certificate, layer_of, *x509_reader.REMEMBERED):
+    for remembering in (parse_certificate, layer_of, compile_predicate, *x509_reader.REMEMBERED):
         remembering.cache_clear()
-    with suppress(InvalidField, Untrusted):
+    with suppress(InvalidField, Untrusted, *fuzz_relay.REFUSALS):
         target.parse(data)
 
 

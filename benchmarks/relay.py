@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from benchmarks import relay_change, relay_cpu, relay_latency, relay_listener, relay_memory, relay_scale
+from benchmarks import relay_change, relay_cpu, relay_kafka, relay_latency, relay_listener, relay_memory, relay_scale
 from benchmarks.relay_stage import Size
 from benchmarks.report import Figure, finish
 from scripts.testbed.processes import exit_on_signals
@@ -24,6 +24,7 @@ THEMES: Final[dict[str, Callable[[Size], list[Figure]]]] = {
     "scale": relay_scale.figures,
     "change": relay_change.figures,
     "memory": relay_memory.figures,
+    "kafka": relay_kafka.figures,
 }
 
 
