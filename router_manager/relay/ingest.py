@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -128,15 +128,16 @@ class Ingest:
         """What somebody wants, and who. A broker's retained copy is older than the subscription: no reading of now."""
         records: list[Record] = []
         touched: list[_Group] = []
-        groups, next_id, now_ns = self._groups, self._spool.next_id, time.time_ns()
-        for topic, payload, retained, _ in received.publishes:
+        groups, next_id = self._groups, self._spool.next_id
+        times = repeat(time.time_ns()) if received.times is None else received.times
+        for (topic, payload, retained, _), at_ns in zip(received.publishes, times, strict=False):
             group = groups.get(topic)
             if group is None or retained:
                 self.unwanted += 1
                 if group is None:
                     connection.stray(topic)
                 continue
-            record = Record(next_id, now_ns, topic, payload)
+            record = Record(next_id, at_ns, topic, payload)
             next_id += 1
             records.append(record)
             if not group.records:

@@ -9,12 +9,18 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from crds.errors import Terminal
 from crds.kube.process import EgressSettings
+from crds.models.addresses import Kafka, KafkaServer
+from crds.models.addresses import KafkaTopic as Topic
 from crds.models.base import Name
+from crds.models.delivery import Endpoint
 from router_manager.domain.admission import accounts_only
 from router_manager.domain.partition import Partition
 from router_manager.relay.engine import Bounds
 from router_manager.relay.inlet.server import InletSettings
+from router_manager.relay.kafka.cluster import Cluster
+from router_manager.relay.kafka.source import SiteSettings
 from router_manager.relay.listener.limits import Limits
 from router_manager.relay.listener.server import ListenSettings, Secured
 from router_manager.relay.mqtt.client import SessionSettings
@@ -77,6 +83,35 @@ class Settings(EgressSettings, IdentitySettings):
         description="host:port where KubeEdge's router brings readings, in place of broker and devices",
     )
 
+    kafka_topic: Topic | None = Field(default=None, description="topic of the site's readings in its Kafka")
+    to_kafka: tuple[KafkaServer, ...] = Field(
+        default=(), description="host:port of the site's Kafka: put each reading there once, for deliver relays"
+    )
+    from_kafka: tuple[KafkaServer, ...] = Field(
+        default=(), description="host:port of the site's Kafka: deliver what edge relays of all nodes put there"
+    )
+    kafka_group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = Field(
+        default="fluidos-edge-deliver", description="group of the deliver relays, which share the topic's partitions"
+    )
+    kafka_roots: Path | None = Field(
+        default=None, description="PEM file: whose certificates Kafka brokers have where a route does not say it"
+    )
+
+    @field_validator("to_kafka", "from_kafka")
+    @classmethod
+    def _has_a_topic(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if value and info.data.get("kafka_topic") is None:
+            raise ValueError("--kafka-topic beside it")
+        return value
+
+    @field_validator("from_kafka")
+    @classmethod
+    def _comes_alone(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        others = any(info.data.get(name) for name in ("to_kafka", "broker", "listen", "inlet"))
+        if value and (others or info.data.get("partitions", 1) > 1):
+            raise ValueError("none with --to-kafka, --broker, --listen, --inlet or --partitions: one way in")
+        return value
+
     @field_validator("inlet")
     @classmethod
     def _takes_their_place(cls, value: str | None, info: ValidationInfo) -> str | None:
@@ -121,7 +156,7 @@ class Settings(EgressSettings, IdentitySettings):
         The client id is that of the node's part: the broker keeps its queue for it. The broker has to be the one of
         this node.
         """
-        if self.inlet is not None:
+        if self.inlet is not None or self.from_kafka:
             return None
         _, port = _PLAIN if identity is None else _SECURE
         parts = urlsplit(self.broker or "//127.0.0.1")
@@ -165,6 +200,39 @@ class Settings(EgressSettings, IdentitySettings):
         if identity is not None:
             tls = server_context(identity, authorize=any_known(), client_certificates="optional")
         return InletSettings(host=host, port=port or 0, tls=tls)
+
+    @property
+    def collecting(self) -> Endpoint | None:
+        """Where an edge relay puts all readings, in place of serving routes; None where it serves them."""
+        if not self.to_kafka or self.kafka_topic is None:
+            return None
+        return Endpoint(name="kafka", kafka=Kafka(bootstrap_servers=self.to_kafka, topic=self.kafka_topic))
+
+    def site(self, identity: IdentitySource | None) -> SiteSettings | None:
+        """What a deliver relay reads; None where readings come from devices."""
+        if not self.from_kafka or self.kafka_topic is None:
+            return None
+        roots = self.brokers_roots
+        plain = roots is None and (identity is None or self.allow_plain_http)
+        return SiteSettings(
+            cluster=Cluster(servers=self.from_kafka, roots=roots, plain=plain),
+            topic=self.kafka_topic,
+            group=self.kafka_group,
+            identity=identity,
+            drain_seconds=self.drain_seconds,
+        )
+
+    @property
+    def brokers_roots(self) -> str | None:
+        """The text of --kafka-roots.
+
+        Raises:
+            Terminal: it cannot be read.
+        """
+        try:
+            return None if self.kafka_roots is None else self.kafka_roots.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Terminal(f"--kafka-roots: {error}") from error
 
     @property
     def bounds(self) -> Bounds:

@@ -149,6 +149,7 @@ def _properties(directory: Path, *, ports: tuple[int, int, int], tls: KafkaTls |
         "listeners": ",".join([*listeners, f"CONTROLLER://127.0.0.1:{controller}"]),
         "advertised.listeners": ",".join(listeners),
         "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SSL:SSL,CONTROLLER:PLAINTEXT",
         "log.dirs": directory / "data",
         "num.partitions": 3,
         "offsets.topic.num.partitions": 1,

@@ -84,7 +84,7 @@ class Session:
         self._packet_id = 0
         self._connection: Connection | None = None
 
-    def leave(self) -> None:
+    def shut(self) -> None:
         """Take nothing more from the broker; what was taken can still be acknowledged until `run` is cancelled."""
         if self._connection is not None:
             self._connection.leave()

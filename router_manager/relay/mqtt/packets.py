@@ -123,11 +123,13 @@ class Received(Generic[C]):
         publishes: messages in order of receipt.
         packet_ids: of those among them that want a PUBACK, in the same order, as the two bytes that came.
         control: the other packets in their order.
+        times: when other relays took the messages, nanoseconds since the epoch; None where that is now.
     """
 
     publishes: list[Publish]
     packet_ids: list[bytes]
     control: list[C]
+    times: list[int] | None = None
 
 
 Control = Connack | Suback | Unsuback | Puback | Pingresp | Disconnect

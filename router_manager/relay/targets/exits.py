@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from crds.egress import EgressPolicy
-from crds.models.addresses import InfluxDB, Mqtt
+from crds.models.addresses import InfluxDB, Kafka, Mqtt
 from router_manager.domain.batching import Answer
 from router_manager.relay.contexts import Contexts
 from router_manager.relay.targets.base import Batch, Exit
@@ -11,6 +11,7 @@ from router_manager.relay.targets.bodies import Bodies
 from router_manager.relay.targets.credentials import Credentials
 from router_manager.relay.targets.http import HttpExit, Poster
 from router_manager.relay.targets.influxdb import InfluxExit
+from router_manager.relay.targets.kafka import KafkaExit
 from router_manager.relay.targets.mqtt import MqttExit
 from spire.identity import IdentitySource
 
@@ -24,6 +25,7 @@ class Exits:
         *,
         identity: IdentitySource | None = None,
         credentials: Credentials | None = None,
+        kafka_roots: str | None = None,
         timeout_seconds: float = 10.0,
     ) -> None:
         """Prepare; nothing is dialled before there is something to send.
@@ -32,6 +34,7 @@ class Exits:
             policy: where targets may be.
             identity: of the relay; None is `--insecure`.
             credentials: that routes may name.
+            kafka_roots: PEM, of Kafka brokers where the route names none.
             timeout_seconds: for one answer of a target.
         """
         credentials = credentials or Credentials(None)
@@ -41,6 +44,9 @@ class Exits:
             str: HttpExit(poster, bodies, credentials),
             InfluxDB: InfluxExit(poster, bodies, credentials),
             Mqtt: MqttExit(policy, contexts, credentials, timeout_seconds=timeout_seconds),
+            Kafka: KafkaExit(
+                policy, identity=identity, credentials=credentials, roots=kafka_roots, timeout_seconds=timeout_seconds
+            ),
         }
 
     async def send(self, batch: Batch) -> Answer:

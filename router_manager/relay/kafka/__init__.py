@@ -1,0 +1,1 @@
+"""Kafka as a way out, as a source, and as where commands come from; by librdkafka."""
