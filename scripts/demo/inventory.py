@@ -37,6 +37,8 @@ class Part:
     consumption_milliwatts: str = "0.06"
     integrity: Integrity = "None"
     """Signed: its board signs the readings, if it can prove what it is."""
+    dated: bool = False
+    """Its readings are believed when they say when they were taken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +172,8 @@ def _characteristics(board: LeafBoard, part: Part, *, proves: bool) -> Document:
     additional = {"board": board.board, "mcu": board.mcu, "mcuFamily": board.mcu_family}
     if proves and part.integrity == "Signed":
         additional["integrity"] = part.integrity
+    if part.dated:
+        additional["timestampPointer"] = "/sentAt"
     return {
         "uid": uid(board, part),
         "node": "",

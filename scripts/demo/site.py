@@ -126,14 +126,14 @@ class Consumer(Site):
             self.identify("edge-resource-manager")
             self.sink_files = self.identities.files("sink", ENDPOINT, namespace=NAMESPACE)
 
-    def start(self, crew: Crew, *, discover: Lan | None) -> None:
-        """Its manager, and what receives readings."""
+    def start(self, crew: Crew, *, discover: Lan | None, flags: Sequence[str] = ()) -> None:
+        """Its manager, and what receives readings; `flags` are the manager's."""
         secured: Flags = ()
         if self.sink_files:
             secured = ("--tls-dir", self.sink_files, "--tls-port", str(self._tls_port), "--verify-readings")
         crew.start(f"{self.name}-sink", "scripts.sink", "--port", str(self.sink_port), *secured)
         lan = (*discover.flags, "--no-announce") if discover else ()
-        self.start_manager(crew, "edge_resource_manager", *lan)
+        self.start_manager(crew, "edge_resource_manager", *lan, *flags)
 
     def know(self, providers: Sequence[Provider]) -> None:
         """Tell it by hand where the providers are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import cycle
 from typing import Annotated, Self
 
@@ -32,6 +32,8 @@ class SimulatedSensor(Model):
     """Folder with the files of who publishes for a device that has no identity."""
     integrity: Integrity = "None"
     """Signed: each reading carries its device's own signature, for receivers that trust nobody between."""
+    late_milliseconds: Annotated[int, Field(ge=0, le=86_400_000)] = 0
+    """Its link is slow: readings are as old when they are published."""
 
     @model_validator(mode="after")
     def _can_sign(self) -> Self:
@@ -63,6 +65,7 @@ class Source:
         self.sensor = sensor
         self._members = members if recording.selective else None
         self._rows = _rows(recording, members)
+        self._late = timedelta(milliseconds=sensor.late_milliseconds)
 
     def message(self, number: int, *, now: datetime) -> Message:
         """The next reading as number `number` of its device, sent at `now` (aware)."""
@@ -79,7 +82,7 @@ class Source:
             "id": reading_id,
             "device": self.sensor.device,
             "sensor": self.sensor.sensor,
-            "sentAt": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "sentAt": (now - self._late).isoformat(timespec="microseconds").replace("+00:00", "Z"),
         }
         if row.recorded_at is not None:
             reading["recordedAt"] = row.recorded_at

@@ -54,6 +54,11 @@ class Buyer:
         """End a contract."""
         self._ask("DELETE", f"contracts/{contract}")
 
+    def observed(self) -> int:
+        """The latency in microseconds that the provider observes of the flavor; 0 where it says nothing."""
+        characteristics = self._ask("GET", f"flavors/sensors/{self._flavor}")["type"]["data"]["characteristics"]
+        return int(characteristics["properties"]["additional"].get("observedLatencyMicros", 0))
+
     def _ask(self, method: str, path: str, body: object = None) -> Any:
         connection = HTTPSConnection(self._gateway, timeout=20, context=self._tls)
         try:

@@ -110,7 +110,8 @@ class World:
         self.provider.open_broker(self._stack)
         self._stack.callback(self.crew.stop)
         self.provider.start(self.crew, discover=self.lan)
-        self.consumer.start(self.crew, discover=self.lan)
+        # Often, so that a test need not wait long for what only looking tells.
+        self.consumer.start(self.crew, discover=self.lan, flags=("--look-seconds", "5"))
         self.crew.wait_ready(limit=LIMIT)
         self.wait(lambda: known_clusters(self.consumer) == {self.provider.gateway}, "the provider to be discovered")
         self.provider.plug_in()
@@ -278,12 +279,15 @@ class World:
     # Readings.
 
     @contextmanager
-    def flow(self, *names: str, targets: Mapping[str, frozenset[str]] | None = None) -> Iterator[Flow]:
+    def flow(
+        self, *names: str, targets: Mapping[str, frozenset[str]] | None = None, late: Mapping[str, int] | None = None
+    ) -> Iterator[Flow]:
         """All devices publish at a steady rate, and readings arrive at every endpoint of these claims.
 
         Args:
             names: bound claims.
             targets: topics by endpoint of the sink, where they are not those of claims.
+            late: devices with a slow link, and how many milliseconds old their readings are when they are published.
         """
         run = next(self._runs)
         log = self.directory / f"acknowledged-{run}"
@@ -293,16 +297,19 @@ class World:
             topics = self.topics(name)
             owed |= dict.fromkeys(self.endpoints(name), topics)
         setting = ("--rate", str(RATE), "--first", str(run * 1_000_000), "--acknowledged", log)
-        with self._publishing(f"devices-{run}", *setting) as child:
+        with self._publishing(f"devices-{run}", *setting, late=late) as child:
             flow = Flow(child, log, owed)
             self.wait_flowing(*owed)
             yield flow
             child.stop(timeout=30)
 
     @contextmanager
-    def _publishing(self, name: str, *setting: str | Path) -> Iterator[Child]:
+    def _publishing(self, name: str, *setting: str | Path, late: Mapping[str, int] | None = None) -> Iterator[Child]:
         devices = self.directory / f"{name}.json"
-        devices.write_bytes(orjson.dumps(simulated(self.provider)))
+        sensors = [
+            {**sensor, "lateMilliseconds": (late or {}).get(sensor["device"], 0)} for sensor in simulated(self.provider)
+        ]
+        devices.write_bytes(orjson.dumps(sensors))
         with self.crew.launch(name, "scripts.simulator", "--devices", devices, *setting) as child:
             yield child
 
