@@ -35,10 +35,16 @@ class Subscription(NamedTuple):
 
 
 def subscription_of(topic: str, *, node: str, namespace: str) -> Subscription | None:
-    """How a topic is asked for, or None where it cannot be: the router puts the Rule's namespace before each topic."""
-    begin, _, rest = topic.partition("/")
-    fits = begin == namespace and rest and len(forwarded_topic(topic, node=node)) <= MAX_TOPIC
-    return Subscription(node, rest) if fits else None
+    """How a topic is asked for, or None where it cannot be.
+
+    The router puts the Rule's namespace before each topic, and tidies it up as a path of files: it would wait for
+    `a/b` where `a//b` comes.
+    """
+    begin, *rest = topic.split("/")
+    fits = begin == namespace and rest and not {"", ".", ".."} & set(rest)
+    if not fits or len(forwarded_topic(topic, node=node)) > MAX_TOPIC:
+        return None
+    return Subscription(node, "/".join(rest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

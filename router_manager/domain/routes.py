@@ -308,7 +308,7 @@ def _misfit(one: Offered, route: DataRoute) -> tuple[Reason, str] | None:
     namespace = route.metadata.namespace or "default"
     topic, node = one.view.sensor.access.topic, one.view.node
     if route.spec.engine == "KubeEdge" and subscription_of(topic, node=node, namespace=namespace) is None:
-        return Reason.TOPIC_NOT_FORWARDABLE, f"KubeEdge's router knows topics below {namespace}/ alone, not {topic}"
+        return Reason.TOPIC_NOT_FORWARDABLE, f"KubeEdge's router knows topics {namespace}/a/b alone, not {topic}"
     for target in route.spec.targets:
         if target.shape is None:
             continue

@@ -94,6 +94,9 @@ def by_hand(topic: str) -> Rule:
         ("ns", None),
         ("ns/", None),
         ("ns/" + "t" * 505, None),
+        ("ns/sensor//hts221", None),
+        ("ns/../other", None),
+        ("ns/sensor/", None),
     ],
 )
 def test_the_router_carries_topics_below_the_namespace_alone(topic: str, found: Subscription | None) -> None:

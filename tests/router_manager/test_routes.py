@@ -84,7 +84,7 @@ def test_a_route_by_kubeedge_needs_an_inlet_and_a_topic_below_its_namespace() ->
     stray = forwarded_by_kubeedge("sensor/f1", forwards=True)
     assert stray.sources == ()
     assert verdict(stray, "SourcesResolved")[:2] == ("False", "TopicNotForwardable")
-    assert "below ns/ alone, not sensor/f1" in verdict(stray, "Ready")[2]
+    assert "topics ns/a/b alone, not sensor/f1" in verdict(stray, "Ready")[2]
 
 
 def bought_by(buyer: str | None) -> Contract:
