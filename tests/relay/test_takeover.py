@@ -12,13 +12,14 @@ import pytest
 
 from crds.errors import Stopped
 from crds.kube.client import Kube
+from crds.models.dataroute import DataRoute
 from router_manager.domain.partition import Partition
 from router_manager.relay.partition import Held, OtherPartsError, held
 from scripts.testbed.broker import Broker
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import accepts, free_port
 from tests.relay.listener.devices import Device
-from tests.relay.support import Target, numbered, publish_all, serving, until
+from tests.relay.support import Target, numbered, publish_all, serving, source, until
 from tests.relay.test_kubernetes import Routes, delivers
 from tests.relay.test_process import RelayProcess, more_than
 
@@ -158,6 +159,45 @@ async def test_another_machine_takes_over_when_the_lease_ends_and_at_once_when_i
                 await alive(who)
                 assert not who._ready()
             assert set(range(1_000_000, published)) <= set(target.ids)
+
+
+@pytest.mark.broker
+@pytest.mark.control_plane
+async def test_processes_share_a_node_and_one_more_takes_the_part_of_whoever_dies(
+    tmp_path: Path, broker: Broker, cluster: Cluster, namespace: str
+) -> None:
+    kubeconfig = cluster.service_account_kubeconfig("fluidos", "relay")
+    topics = [f"d{number}/t" for number in range(8)]
+    sources = [
+        source(topic, flavor=f"flavor-{number}", device=f"device-{number}").dump()
+        for number, topic in enumerate(topics)
+    ]
+
+    def messages(first: int) -> list[tuple[str, bytes]]:
+        return [message for n in range(80) for message in numbered([first + n], topics[n % len(topics)])]
+
+    async with serving(Target()) as target, await Kube.connect(kubeconfig=cluster.kubeconfig) as kube:
+        Routes(cluster, kube, namespace).apply("r", target)
+        await kube.apply_status(
+            DataRoute, name="r", namespace=namespace, status={"sources": sources}, manager="router-manager-status"
+        )
+        first = RelayProcess(tmp_path, broker.url, kubeconfig=kubeconfig, identity=("--insecure", "--partitions", "2"))
+        with killed_in_the_end(first) as processes:
+            await first.ready()
+            processes += [second(first), second(first)]
+            for process in processes:
+                await alive(process)
+            await until(lambda: sum(process._ready() for process in processes) == 2, what="both parts")
+            for topic in topics:  # each part has heard of its routes
+                await delivers(broker, target, topic)
+            await publish_all(broker.port, messages(1000))
+            await until(lambda: set(range(1000, 1080)) <= set(target.ids), what="all ids")
+            assert all(list((first.state / f"{part}-of-2/spool").glob("*.log")) for part in (0, 1))
+            first.child.kill()
+            await publish_all(broker.port, messages(2000))
+            await until(lambda: set(range(2000, 2080)) <= set(target.ids), what="those of the next one")
+            by_topic = [[n for n in target.ids if n >= 1000 and n % 8 == part] for part in range(8)]
+            assert all(list(dict.fromkeys(ids)) == sorted(set(ids)) for ids in by_topic)
 
 
 async def test_each_part_has_one_holder_and_the_next_waits_until_one_is_free(tmp_path: Path) -> None:
