@@ -63,6 +63,7 @@ class RelayCollector(Collector):
         """All metrics as they are now."""
         relay = self._relay
         yield from (
+        pumps = list(relay.pumps.values())
             _counter("received", "messages from broker and devices", relay.ingest.received),
             _counter("unwanted", "messages that no route wants any more", relay.ingest.unwanted),
             _counter("connections_lost", "connections to the broker that ended", relay.connections_lost),
@@ -83,12 +84,12 @@ class RelayCollector(Collector):
             missing = GaugeMetricFamily(
                 f"{PREFIX}_missing", "readings that did not come", labels=("namespace", "route")
             )
-            for route in {pump.way.route for pump in relay.pumps.values()}:
+            for route in {pump.way.route for pump in pumps}:
                 missing.add_metric(route, relay.inlet.forwarding(route).missing or 0)
             yield missing
             for name, text in _INLET_COUNTERS.items():
                 yield _counter(f"inlet_{name}", text, getattr(relay.inlet.counts, name))
-        yield from _lanes(list(relay.pumps.values()))
+        yield from _lanes(pumps)
 
 
 def _lanes(pumps: Sequence[Pump]) -> Iterator[Metric]:
