@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -108,8 +109,7 @@ class Site:
     def report(self, route: str) -> Document:
         """What the relay says of a route."""
         found = self.provider.cluster.api.request("GET", f"{ROUTES}/{route}")
-        reports = found["status"].get("relays", [{}])
-        return dict(reports[0])
+        return next(iter(found["status"].get("relays", ())), {})
 
     def endpoint(self, name: str) -> Document:
         """One of the sink's."""
@@ -147,11 +147,12 @@ def site(control_planes: ControlPlanes, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def counted(site: Site) -> Iterator[str]:
-    """A route by hand through which readings flow."""
-    site.provider.cluster.apply([site.route("counted")])
-    site.flows("counted.only")
-    yield "counted"
-    site.provider.cluster.api.request("DELETE", f"{ROUTES}/counted")
+    """The endpoint of a route by hand, at which readings arrive."""
+    route = f"counted-{uuid4().hex[:8]}"
+    site.provider.cluster.apply([site.route(route)])
+    site.flows(f"{route}.only")
+    yield f"{route}.only"
+    site.provider.cluster.api.request("DELETE", f"{ROUTES}/{route}")
     site.wait(lambda: not site.rules(), "the Rule to go")
 
 
@@ -164,14 +165,14 @@ def test_claims_and_routes_share_one_rule_and_get_what_keeps_to_the_rate(site: S
         return all(condition(known[name], "Bound")[0] == "True" for name in names)
 
     site.wait(bound, "the claims to be bound")
-    site.flows(*endpoints, "counted.only")
+    site.flows(*endpoints, counted)
     engines = {route["spec"]["engine"] for route in site.provider.objects(ROUTES)}
     assert engines == {"KubeEdge"}
     assert len(site.rules()) == 1
     owed: set[int] = set()
     for _ in range(5):
         owed.update(site.publish(20))
-        site.wait(lambda: all(owed <= site.arrived(each) for each in (*endpoints, "counted.only")), "all readings")
+        site.wait(lambda: all(owed <= site.arrived(each) for each in (*endpoints, counted)), "all readings")
     assert max(each.copies for each in site.sink.received("temperature.first").arrivals.values()) == 1
     for name in names:
         path = f"/apis/edge.fluidos.eu/v1alpha1/namespaces/{NAMESPACE}/sensorclaims/{name}"
@@ -182,27 +183,28 @@ def test_claims_and_routes_share_one_rule_and_get_what_keeps_to_the_rate(site: S
 
 def test_what_is_lost_while_the_router_is_away_is_counted(site: Site, counted: str) -> None:
     owed = site.publish(30)
-    site.wait(lambda: set(owed) <= site.arrived("counted.only"), "what was published before")
+    site.wait(lambda: set(owed) <= site.arrived(counted), "what was published before")
     site.crew.kill("kubeedge")
     lost = set(site.publish(50))
     site.crew.start_again("kubeedge")
-    site.flows("counted.only")
-    arrived = site.arrived("counted.only")
+    site.flows(counted)
+    arrived = site.arrived(counted)
     assert not lost & arrived, "nobody kept them"
-    site.wait(lambda: missing(site) == site.report("counted").get("missing"), "the losses to be reported")
-    assert missing(site) >= len(lost)
+    route = counted.removesuffix(".only")
+    site.wait(lambda: missing(site, counted) == site.report(route).get("missing"), "the losses to be reported")
+    assert missing(site, counted) >= len(lost)
 
 
-def missing(site: Site) -> int:
-    """Between the first and the last reading of the present route's life that arrived."""
-    came = site.arrived("counted.only")
+def missing(site: Site, endpoint: str) -> int:
+    """Between the first and the last reading that arrived."""
+    came = site.arrived(endpoint)
     return max(came) - min(came) + 1 - len(came)
 
 
 def test_what_is_over_the_nodes_rate_comes_late(site: Site, counted: str) -> None:
     began = time.monotonic()
     owed = set(site.publish(200))
-    site.wait(lambda: owed <= site.arrived("counted.only"), "the backlog")
+    site.wait(lambda: owed <= site.arrived(counted), "the backlog")
     assert time.monotonic() - began > (200 - BURST - QPS) / QPS
 
 
@@ -211,7 +213,7 @@ def test_a_relay_that_is_killed_goes_on_with_its_doors(site: Site, counted: str)
     site.crew.kill("relay")
     site.crew.start_again("relay")
     site.crew.wait_ready(limit=LIMIT)
-    site.flows("counted.only")
+    site.flows(counted)
     assert [rule["metadata"]["uid"] for rule in site.rules()] == before
 
 
