@@ -38,7 +38,7 @@ _SOURCE = ResolvedSource(flavor="f", device="d", sensor="s", node="n", topic="a/
 _PAYLOAD = b'{"t":21.5,"at":{"x":[1,2]},"ts":1700000000}'
 _ANSWERS = (
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 x\r\nRetry-After: 1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 503 x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n",
 )
 Reader = Callable[[Version], PacketReader[Any]]
 
@@ -47,8 +47,16 @@ def targets() -> dict[str, tuple[Callable[[bytes], object], tuple[bytes, ...]]]:
     """By name, what takes the bytes and good input to start from."""
     packets = tuple(bytes([version]) + _conversation(version) for version in Version)
     introductions = tuple(
-        connect(version=version, client_id="d", clean_start=True, keep_alive_seconds=9, properties=properties)
-        for version, properties in ((Version.V311, None), (Version.V5, {SESSION_EXPIRY_INTERVAL: 1}))
+        connect(
+            version=version,
+            client_id="d",
+            clean_start=True,
+            keep_alive_seconds=9,
+            properties={SESSION_EXPIRY_INTERVAL: 1},
+            username="u",
+            password=b"p",
+        )
+        for version in Version
     )
     answers = (b"\x04\x20\x02\x00\x00\x90\x03\x00\x01\x01\xd0\x00", b"\x05\x20\x03\x00\x00\x00\x40\x02\x00\x01")
     records = frame([Record(number, number, "a/b", _PAYLOAD) for number in range(1, 4)], mark=_MARK)

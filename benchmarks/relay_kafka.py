@@ -25,6 +25,8 @@ from scripts.testbed.processes import Child
 
 _LIMIT_SECONDS: Final = 60.0
 _PARTITIONS: Final = 3
+# Clients of librdkafka say on stderr that a cluster has gone, also when it is stopped in order.
+_QUIET: Final = {"log_level": 2}
 _ID: Final = re.compile(rb'"id":(\d+)')
 
 
@@ -43,8 +45,8 @@ def figures(size: Size) -> list[Figure]:
                 lost += count - len(set(ids))
                 twice += len(ids) - len(set(ids))
                 read.append(_reading(stage, count))
-                other = _Topic(kafka.address, f"alone-{repetition}")
-                with _alone(stage, "produce", kafka.address, other.name, str(count)) as child:
+                other = _created(kafka.address, f"alone-{repetition}")
+                with _alone(stage, "produce", kafka.address, other, str(count)) as child:
                     produce.append(_said(child))
                 print(
                     f"{repetition + 1}/{size.repetitions} Kafka      relay {relay[-1]:.1f} us CPU a message, "
@@ -101,20 +103,20 @@ def _said(child: Child) -> float:
     return float(child.tail().split()[-1])
 
 
+def _created(address: str, topic: str) -> str:
+    """A topic of its own for each run."""
+    admin = AdminClient({"bootstrap.servers": address, **_QUIET})
+    admin.create_topics([NewTopic(topic, num_partitions=_PARTITIONS)])[topic].result(_LIMIT_SECONDS)
+    return topic
+
+
 class _Topic:
-    """A topic of its own for a run, and what it holds."""
+    """What one holds."""
 
     def __init__(self, address: str, name: str) -> None:
-        self.name = name
-        admin = AdminClient({"bootstrap.servers": address})
-        admin.create_topics([NewTopic(name, num_partitions=_PARTITIONS)])[name].result(_LIMIT_SECONDS)
+        self.name = _created(address, name)
         self._consumer = confluent_kafka.Consumer(
-            {
-                "bootstrap.servers": address,
-                "group.id": name,
-                "auto.offset.reset": "earliest",
-                "enable.auto.commit": False,
-            }
+            {"bootstrap.servers": address, "group.id": name, "enable.auto.commit": False, **_QUIET}
         )
         self._parts = [confluent_kafka.TopicPartition(name, number, 0) for number in range(_PARTITIONS)]
 
