@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from crds.models.retention import Retention, bounded
+from crds.models.retention import Retention
 from router_manager.domain.table import LaneKey, Route
 from router_manager.relay.reporter import compose
 from router_manager.relay.retention import Keeper
@@ -95,23 +95,6 @@ async def test_the_age_of_readings_is_not_that_of_the_wall_clock(
     keeper.look(now=1061.5)
     assert keeper.floor(wish) == 2
     spool.close()
-
-
-@pytest.mark.parametrize(
-    ("wish", "bounds", "got"),
-    [
-        (None, None, None),
-        (None, Retention(max_age_seconds=9), Retention(max_age_seconds=9)),
-        (Retention(max_age_seconds=5), None, Retention(max_age_seconds=5)),
-        (Retention(max_age_seconds=5), Retention(max_age_seconds=9), Retention(max_age_seconds=5)),
-        (DROP, Retention(max_age_seconds=9), Retention(when_full="DropOldest", max_age_seconds=9)),
-        (Retention(), DROP, DROP),
-    ],
-)
-def test_a_buyer_gets_no_more_patience_than_its_provider_has(
-    wish: Retention | None, bounds: Retention | None, got: Retention | None
-) -> None:
-    assert bounded(wish, bounds=bounds) == got
 
 
 @pytest.mark.broker

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,11 @@ import pytest
 
 from crds.errors import Stopped
 from crds.kube.client import Kube
+from crds.kube.process import settings_of
 from crds.models.dataroute import DataRoute
 from router_manager.domain.partition import Partition
 from router_manager.relay.partition import Held, OtherPartsError, held
+from router_manager.relay.settings import Settings
 from scripts.testbed.broker import Broker
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import accepts, free_port
@@ -246,3 +249,13 @@ def test_devices_are_spread_and_stay_where_they_are() -> None:
     assert all(len(home) == 1 for home in homes)
     assert [homes[number] for number in range(6)] == [[3], [1], [3], [1], [2], [0]]
     assert all(200 < homes.count([index]) < 300 for index in range(4))
+
+
+def test_parts_and_a_listener_do_not_go_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--insecure", "--node", "n", "--state-dir", str(tmp_path), "--partitions", "2", "--listen", "127.0.0.1:1"]
+    monkeypatch.setattr(sys, "argv", ["relay", *flags])
+    with pytest.raises(SystemExit):
+        settings_of(Settings)
+    assert "--listen: '127.0.0.1:1' is not valid, expected none with --partitions" in capsys.readouterr().err
