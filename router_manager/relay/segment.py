@@ -91,7 +91,8 @@ def parse(data: bytes, *, mark: bytes, final: bool, from_id: int = 0, topics: Co
             at = position + _BODY_AT + _BODY.size
             raw = data[at : at + topic_length]
             if raw not in names:
-                text = raw.decode()
+                # Damage that the checksum does not show makes a topic of nobody, and no more.
+                text = raw.decode(errors="replace")
                 names[raw] = text if topics is None or text in topics else None
             topic = names[raw]
             if topic is not None:
