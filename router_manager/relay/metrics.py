@@ -60,10 +60,10 @@ class RelayCollector(Collector):
         self._relay = relay
 
     def collect(self) -> Iterator[Metric]:
-        """All metrics as they are now."""
+        """All metrics as they are now. In a thread of its own, while the relay goes on."""
         relay = self._relay
-        yield from (
         pumps = list(relay.pumps.values())
+        yield from (
             _counter("received", "messages from broker and devices", relay.ingest.received),
             _counter("unwanted", "messages that no route wants any more", relay.ingest.unwanted),
             _counter("connections_lost", "connections to the broker that ended", relay.connections_lost),
