@@ -62,7 +62,7 @@ def _runs(size: Size, engines: Sequence[Engine], *, secured: bool) -> dict[str, 
         stage = stack.enter_context(Stage(directory, secured=pems))
         for repetition in range(size.repetitions):
             for engine in engines:
-                count = size.pick(short=20_000, full=100_000)
+                count = size.pick(short=40_000, full=100_000)
                 run = stage.run(engine, count=_POSTED if engine is _KUBEEDGE else count)
                 runs[engine.name].append(run)
                 size.say(repetition, f"flood{', TLS' if secured else ''}", engine.name, run)

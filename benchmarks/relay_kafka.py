@@ -32,7 +32,7 @@ _ID: Final = re.compile(rb'"id":(\d+)')
 
 def figures(size: Size) -> list[Figure]:
     """CPU for a message, and every id read back from the topic."""
-    count = size.pick(short=20_000, full=100_000)
+    count = size.pick(short=40_000, full=100_000)
     relay, read, produce = [], [], []
     lost = twice = 0
     with tempfile.TemporaryDirectory(prefix="bench-kafka-") as folder:

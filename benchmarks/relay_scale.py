@@ -23,7 +23,7 @@ _ALL_TOPICS: Final = len(TOPICS) + _TOPICS_EACH * (ROUTES - 1)
 def figures(size: Size) -> list[Figure]:
     """Each held against one route with one target in the same run."""
     runs: dict[str, list[Run]] = {name: [] for name in (_ONE, _FAN_OUT, _TABLE, _SPREAD)}
-    count = size.pick(short=20_000, full=100_000)
+    count = size.pick(short=40_000, full=100_000)
     names = [f"target-{number}" for number in range(_TARGETS)]
     with tempfile.TemporaryDirectory(prefix="bench-scale-") as folder, Stage(Path(folder)) as stage:
         fan_out = Relay(routes=(route("bench", TOPICS, [target(name, stage.url(name)) for name in names]),))
