@@ -29,6 +29,7 @@ from router_manager.relay.partition import held
 from router_manager.relay.reporter import KubeReporter, Reports
 from router_manager.relay.routes_source import KubeRoutes
 from router_manager.relay.settings import Settings
+from router_manager.relay.targets.credentials import Credentials
 from router_manager.relay.targets.exits import Exits
 from spire.domain.spiffe_id import SpiffeId
 from spire.identity import IdentitySource
@@ -66,6 +67,7 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
             exits=Exits(
                 policy,
                 identity=identity,
+                credentials=Credentials(settings.credentials_dir),
                 kafka_roots=settings.brokers_roots,
                 timeout_seconds=settings.target_timeout_seconds,
             ),

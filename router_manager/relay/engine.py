@@ -21,7 +21,8 @@ from crds.models.base import Model
 from router_manager.domain.admission import Grants
 from router_manager.domain.batching import BatchLimits, backoff_seconds
 from router_manager.domain.table import LaneKey, RouteName, Table, Way, succeed, ways
-from router_manager.relay.dead_letters import DeadLetters
+from router_manager.relay.dead_letters.replay import Replayer
+from router_manager.relay.dead_letters.store import DeadLetters
 from router_manager.relay.ingest import Ingest
 from router_manager.relay.inlet.server import Doors, Inlet, InletSettings
 from router_manager.relay.kafka.source import KafkaSource, SiteSettings
@@ -52,6 +53,7 @@ class Bounds:
     """Of the spool, that one target may hold back whose route may lose readings."""
     segment_bytes: int = 16 << 20
     memory_bytes: int = 64 << 20
+    dead_letter_bytes: int = 256 << 20
     batch: BatchLimits = field(default_factory=BatchLimits)
 
 
@@ -107,13 +109,15 @@ class Relay:
         """Whose lanes started with the oldest record."""
         self._positions = Positions(state / "positions")
         self._memory = Memory(bounds.memory_bytes)
+        self.dead_letters = DeadLetters(state / "dead-letters", max_bytes=bounds.dead_letter_bytes)
         self._outlet = Outlet(
             exit=exits,
-            dead_letters=DeadLetters(state / "dead-letters"),
+            dead_letters=self.dead_letters,
             spool_identity=self.spool.identity,
             limits=bounds.batch,
             on_first_delivery=self.first_delivery.set,
         )
+        self._replayer = Replayer(state / "replay", outlet=self._outlet, pumps=self.pumps)
         self._unsaved: dict[Path, Model] = {}
         self._table_path = state / "table.json"
         self._tasks: dict[LaneKey, asyncio.Task[None]] = {}
@@ -132,7 +136,7 @@ class Relay:
 
     async def __aenter__(self) -> Relay:
         self._converge(self.table)
-        works = {"ingest": self.ingest.run(), "housekeeping": self._keep_house()}
+        works = {"ingest": self.ingest.run(), "housekeeping": self._keep_house(), "replay": self._replayer.run()}
         works |= {name: self._take_from(way) for name, way in self._ways_in.items()}
         self._service = {name: asyncio.create_task(work, name=name) for name, work in works.items()}
         return self

@@ -28,7 +28,8 @@ _LANE_COUNTERS = {
     "unreadable": "records that the filter dropped because it could not judge them",
     "wrapped": "records that are not JSON and were sent as base64",
     "retried": "requests that had to be sent again",
-    "dead": "records in the dead letters",
+    "dead": "records that went to the dead letters",
+    "replayed": "records that were delivered out of the dead letters",
     "expired": "records that were dropped undelivered, as their route allows",
 }
 
@@ -47,7 +48,6 @@ _INLET_COUNTERS = {
     "accepted": "messages that KubeEdge's router brought",
     "unknown": "messages for a path that leads nowhere",
     "oversized": "messages that were too large",
-    "slow": "messages that took too long to come",
     "busy": "messages that were refused because too many of their source were waiting, or at the end",
     "unsaved": "messages that could not be put on disk in time",
 }
@@ -71,6 +71,7 @@ class RelayCollector(Collector):
             _counter("spool_damage", "places in the spool that could not be read", relay.spool.damaged),
             _counter("position_damage", "lanes that lost how far they had come", relay.damaged_positions),
             _gauge("spool_capacity_bytes", "what the spool may take, as the disk has room", relay.spool.capacity),
+            _counter("dead_dropped", "dead letters that went for lack of room", relay.dead_letters.dropped),
             _gauge("spool_bytes", "size of the spool", relay.spool.size),
         )
         if relay.session is not None:

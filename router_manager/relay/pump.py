@@ -37,7 +37,8 @@ from router_manager.domain.encoding import carrier_of, write
 from router_manager.domain.filters import Drop, FilterState
 from router_manager.domain.payload import Record
 from router_manager.domain.table import LaneKey, Way
-from router_manager.relay.dead_letters import DeadLetters
+from router_manager.relay.dead_letters.letter import Letter
+from router_manager.relay.dead_letters.store import DeadLetters
 from router_manager.relay.lane import Lane
 from router_manager.relay.positions import PositionFile
 from router_manager.relay.statistics import LaneStatistics
@@ -157,7 +158,7 @@ class Pump:
                     self._record_limit = grown(self._record_limit, most=self._outlet.limits.records)
                 case Refused(reason):
                     self._report(reason)
-                    await self._bury([(record, reason) for record in parts[0]])
+                    await self.bury([(record, reason) for record in parts[0]])
                 case Split():
                     whole = parts.popleft()
                     half = self._record_limit = shrunk(len(whole))
@@ -183,7 +184,7 @@ class Pump:
         wanted: Sequence[Record] = [record for record in records if record.topic in way.feeds]
         written = write(wanted, carrier=carrier_of(way.target), writers=way.writers, shared=way.shared)
         if written.unencodable and attempt == 0:
-            await self._bury(written.unencodable)
+            await self.bury(written.unencodable)
         wanted = written.records
         if not wanted:
             return Delivered()
@@ -203,7 +204,7 @@ class Pump:
             first = self.statistics.delivered == 0
             self.statistics.wrapped += written.wrapped
             if outcome.refused:
-                await self._bury([(wanted[index], reason) for index, reason in outcome.refused])
+                await self.bury([(wanted[index], reason) for index, reason in outcome.refused])
                 refused = {index for index, _ in outcome.refused}
                 wanted = [record for index, record in enumerate(wanted) if index not in refused]
             self.statistics.count_delivery(wanted, now_ns=now_ns, clocks=way.clocks)
@@ -211,8 +212,10 @@ class Pump:
                 outlet.on_first_delivery()
         return outcome
 
-    async def _bury(self, letters: Sequence[tuple[Record, str]]) -> None:
+    async def bury(self, refused: Sequence[tuple[Record, str]]) -> None:
         """To the dead letters; a full disk holds the lane up, since there is no other place for them."""
+        route, target = self.way.route, self.key.target
+        letters = [Letter(record=each, route=route, target=target, reason=reason) for each, reason in refused]
         attempt = 0
         while True:
             try:

@@ -61,6 +61,12 @@ class Settings(EgressSettings, IdentitySettings):
         default=50,
         description="percent of the spool that a target may hold back whose route says whenFull: DropOldest",
     )
+    dead_letter_mebibytes: Annotated[int, Field(ge=1)] = Field(
+        default=256, description="disk for what targets refuse; the oldest goes when there is more"
+    )
+    credentials_dir: Path | None = Field(
+        default=None, description="folder of the credentials that routes may name, <namespace>.<name> each"
+    )
     target_timeout_seconds: Annotated[float, Field(gt=0, le=300)] = Field(
         default=10.0, description="how long a target may take for its answer"
     )
@@ -241,6 +247,7 @@ class Settings(EgressSettings, IdentitySettings):
             spool_bytes=self.spool_mebibytes * _MIB,
             reserve_bytes=self.spool_reserve_mebibytes * _MIB,
             lane_share=self.lane_share / 100,
+            dead_letter_bytes=self.dead_letter_mebibytes * _MIB,
         )
 
 

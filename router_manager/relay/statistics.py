@@ -65,6 +65,7 @@ class LaneStatistics:
     wrapped: int = 0
     retried: int = 0
     dead: int = 0
+    replayed: int = 0
     expired: int = 0
     last_delivered_ns: int = 0
     problem: str = ""
