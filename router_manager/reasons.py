@@ -24,6 +24,8 @@ class Reason(StrEnum):
     FORWARDING_PENDING = "ForwardingPending"
     NODE_NOT_READY = "NodeNotReady"
     TOPIC_TAKEN = "TopicTaken"
+    DELIVERING = "Delivering"
+    DISTURBED = "Disturbed"
     READY = "Ready"
     SUSPENDED = "Suspended"
     NOT_ACCEPTED = "NotAccepted"

@@ -21,7 +21,7 @@ from crds.models.fluidos import Contract, Flavor
 from crds.models.leafdevice import LeafDevice
 from crds.models.retention import Retention
 from router_manager.catalog import Catalog, Names
-from router_manager.domain.measuring import together
+from router_manager.domain.measuring import delivering, together
 from router_manager.domain.routes import NotRouted, concerns, forwarded, resolve, route_of
 from router_manager.kubeedge.bridge import Bridge
 from router_manager.reasons import Reason
@@ -159,7 +159,10 @@ class Routing:
         status = DataRouteStatus(
             observed_generation=route.metadata.generation,
             conditions=stamp(
-                resolution.verdicts, before=before.conditions, generation=route.metadata.generation, now=self._clock()
+                (*resolution.verdicts, *delivering(before.relays)),
+                before=before.conditions,
+                generation=route.metadata.generation,
+                now=self._clock(),
             ),
             source_models=summary(one.model for one in resolution.sources),
             target_names=summary(target.name for target in route.spec.targets),

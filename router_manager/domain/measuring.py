@@ -1,10 +1,13 @@
-"""What the relays of a route measured, as one."""
+"""What the relays of a route measured and met, as one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from crds.conditions import Verdict
+from crds.models.dataroute import RelayReport
 from crds.models.measured import Measured
+from router_manager.reasons import Reason
 
 
 def together(reports: Sequence[Measured]) -> Measured:
@@ -20,3 +23,13 @@ def together(reports: Sequence[Measured]) -> Measured:
             (each.last_delivered_time for each in reports if each.last_delivered_time), default=None
         ),
     )
+
+
+def delivering(reports: Sequence[RelayReport]) -> tuple[Verdict, ...]:
+    """The condition that says whether a relay has trouble; none before one has said anything."""
+    if not reports:
+        return ()
+    trouble = "; ".join(f"{each.node}: {each.message}" for each in reports if each.message)
+    if trouble:
+        return (Verdict(type="Delivering", status="False", reason=Reason.DISTURBED, message=trouble),)
+    return (Verdict(type="Delivering", status="True", reason=Reason.DELIVERING),)

@@ -58,6 +58,10 @@ async def alive(process: RelayProcess) -> None:
     await asyncio.to_thread(process.child.wait_until, lives, what="/healthz", limit=30)
 
 
+def asked_again(target: Target, seen: int) -> bool:
+    return len(target.times) > seen
+
+
 async def kill_and_measure(processes: list[RelayProcess], target: Target) -> None:
     """Kill the one that serves while another stands by; print how long the target waits for its next delivery."""
     for _ in range(KILLS):
@@ -66,7 +70,7 @@ async def kill_and_measure(processes: list[RelayProcess], target: Target) -> Non
         await until(partial(more_than, target, len(target.accepted) + 50, -1))
         processes[-2].child.kill()
         seen, killed = len(target.times), time.monotonic()
-        await until(lambda seen=seen: len(target.times) > seen, what="the next delivery")  # type: ignore[misc] # as above
+        await until(partial(asked_again, target, seen), what="the next delivery")
         print(f"next delivery {time.monotonic() - killed:.2f} s after SIGKILL")
         processes.append(second(processes[-1]))
 

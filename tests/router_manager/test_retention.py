@@ -1,6 +1,7 @@
 """How long a buyer's readings wait: its wish, within the patience of the provider."""
 
 import sys
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,7 @@ def test_a_buyer_gets_no_more_patience_than_its_provider_has(
 
 def test_the_wish_of_a_contract_is_in_its_route_and_at_the_relay() -> None:
     flavor = samples.flavor("f1", namespace="ns")
-    asked = {"retention": {"whenFull": "DropOldest"}}
+    asked: dict[str, Any] = {"retention": {"whenFull": "DropOldest"}}
     raw = samples.contract("c", namespace="ns", flavor=flavor, **asked)
     raw["metadata"]["uid"] = "u-1"
     made = route_of(Contract.parse(raw), insecure=True, patience=MINUTE)

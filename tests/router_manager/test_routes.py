@@ -7,10 +7,11 @@ import pytest
 from crds.annotations import BUYER_SPIFFE_ID
 from crds.egress import EgressPolicy
 from crds.kube.watch import Gone, Put
-from crds.models.dataroute import DataRoute
+from crds.models.dataroute import DataRoute, RelayReport
 from crds.models.fluidos import Contract, Flavor
 from crds.models.leafdevice import LeafDevice
 from router_manager.catalog import Catalog
+from router_manager.domain.measuring import delivering
 from router_manager.domain.routes import (
     NotRouted,
     Offered,
@@ -336,3 +337,10 @@ def test_the_catalog_is_sure_of_what_it_has_seen_come_and_go() -> None:
     catalog.leaf_seen(Put(("ns", "board-1"), {**leaf.manifest(), "status": leaf.dump()["status"]}))
     assert catalog.is_sure_of(source, namespace="ns")
     assert not catalog.is_sure_of(source, namespace="other")
+
+
+def test_a_route_says_whether_a_relay_has_trouble() -> None:
+    well, ill = RelayReport(node="edge-1"), RelayReport(node="edge-2", message="the disk is full")
+    assert delivering([]) == ()
+    assert [(one.status, one.message) for one in delivering([well])] == [("True", "")]
+    assert [(one.status, one.message) for one in delivering([well, ill])] == [("False", "edge-2: the disk is full")]
