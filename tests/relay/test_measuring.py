@@ -125,7 +125,7 @@ async def test_what_waits_for_a_target_is_reported_with_its_age(tmp_path: Path, 
         await publish_all(broker.port, numbered(range(50)))
         await until(lambda: pump.statistics.retried and pump.lane.backlog_bytes > 50 * 20)
         assert pump.lane.oldest_ns is not None
-        reports = Reports(pumps=running.pumps_by_route, node="edge-1", insecure=False, to=reporter)
+        reports = Reports(pumps=running.pumps_by_route, node="edge-1", insecure=False, trouble=str, to=reporter)
         task = asyncio.create_task(reports.run(running.first_delivery))
         await until(lambda: reporter.reports)
         waiting = reporter.reports[0]
