@@ -1,5 +1,6 @@
 """InfluxDB targets: 1.x is a real one, 2.x answers what its documentation says."""
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from router_manager.domain.table import Way
 from router_manager.relay.targets.credentials import Credentials
 from router_manager.relay.targets.exits import Exits
 from router_manager.relay.targets.influxdb import write_url
-from scripts.testbed.influxdb import Influx
+from scripts.testbed.influxdb import TOKEN, Influx, Influx2
 from tests.relay.support import LOOPBACK, Target, serving
 from tests.relay.targets.support import batch, credential, way_to
 
@@ -118,6 +119,29 @@ async def test_a_user_of_v1_is_shown(tmp_path: Path) -> None:
             assert isinstance(answer, Response)
             assert answer.status == status
         await exits.close()
+
+
+@pytest.mark.skipif("INFLUXD2" not in os.environ, reason="INFLUXD2 names no influxd of InfluxDB 2.x")
+async def test_a_real_v2_gets_its_points_and_its_refusals_are_understood(tmp_path: Path) -> None:
+    with Influx2(tmp_path / "influx", os.environ["INFLUXD2"]) as influx:
+        credential(tmp_path, origin=influx.url, token=TOKEN)
+        exits = Exits(LOOPBACK, credentials=Credentials(tmp_path))
+        address = {"version": "V2", "organization": "site", "bucket": "plant"}
+        way = to(influx.url, address=address, line=LINE, credential="mine", compression="Gzip")
+        assert await exits.send(batch(way, *readings(1, 2))) == Response(204)
+        answer = await exits.send(batch(way, *readings(3, "text", 4, 5)))
+        assert isinstance(answer, Receipts)
+        assert [index for index, _ in answer.refused] == [1]
+        assert "field type conflict" in answer.refused[0][1]
+        nowhere = to(influx.url, address={**address, "bucket": "none"}, credential="mine")
+        missing = await exits.send(batch(nowhere, *readings(1)))
+        assert isinstance(missing, Response)
+        assert missing.status == 404
+        await exits.close()
+        found = influx.query(
+            'from(bucket: "plant") |> range(start: 0) |> filter(fn: (r) => r._field == "v") |> count()'
+        )
+        assert b",4,v,climate," in found
 
 
 def test_addresses_of_both_versions_are_quoted() -> None:
