@@ -148,9 +148,11 @@ class Producer:
             await asyncio.sleep(pause)
 
     def _note(self, error: KafkaError) -> None:
+        self.fatal = self.fatal or error.fatal()
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - says no more than what it says of each
+            return
         # Each try has a time of its own in it: "(after 5ms in state SSL_HANDSHAKE)".
         problem = f"Kafka: {error.str().partition(' (after ')[0]}"
         if problem != self.problem:
             log.warning("a Kafka cluster is disturbed", error=problem)
         self.problem = problem
-        self.fatal = self.fatal or error.fatal()

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 1000
 _POLL_SECONDS = 0.2
+_COMMITTED_SECONDS = 30.0
 
 SETTINGS: dict[str, Any] = {
     "enable.auto.offset.store": False,
@@ -115,6 +116,8 @@ class KafkaSource:
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "kafka-read")
         self._revoked: set[int] = set()
+        self._on_disk: dict[int, int] = {}
+        """By partition the offset after the last record that the spool has."""
         self._consumer: Consumer | None = None
         self._shut = False
 
@@ -124,6 +127,7 @@ class KafkaSource:
 
     def store(self, offsets: list[TopicPartition]) -> None:
         """These are on disk; committed soon."""
+        self._on_disk |= {each.partition: each.offset for each in offsets}
         if self._consumer is not None:
             with suppress(KafkaException):  # the partition is another's by now, who reads them again
                 self._consumer.store_offsets(offsets=offsets)
@@ -192,7 +196,13 @@ class KafkaSource:
         taken = _Taken(self, [TopicPartition(topic, number, offset) for number, offset in offsets.items()])
         self._ingest.receive(taken, Received(publishes, [], [], times))
 
-    def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
+    def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """Called back; goes on where the group is, or where the spool is if a crash of the cluster cost the commit."""
+        found = consumer.committed(partitions, timeout=_COMMITTED_SECONDS) if partitions else []
+        for each in found:
+            if (own := self._on_disk.get(each.partition, -1)) > each.offset:
+                each.offset = own
+        consumer.incremental_assign(found)
         self._problem, self.ready = "", True
         self.partitions |= {each.partition for each in partitions}
         log.info("partitions of the site", partitions=sorted(self.partitions))
@@ -215,6 +225,8 @@ class KafkaSource:
                 await self._delivered()
 
     def _note(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - says no more than what it says of each
+            return
         problem = error.str().partition(" (after ")[0]
         if problem != self._problem:
             log.warning("reading from Kafka is disturbed", reason=problem)
