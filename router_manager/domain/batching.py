@@ -16,6 +16,8 @@ from router_manager.domain.payload import Record
 
 MAX_BACKOFF_SECONDS = 30.0
 MAX_RETRY_AFTER_SECONDS = 3600.0
+_PASSING = frozenset({408, 421, 425, 429})
+_MAX_CONFLICTS = 8
 _BUSY_RECORDS = 128
 _LEAST_LINGER_SECONDS = 0.0005
 
@@ -109,7 +111,8 @@ def judge(answer: Answer, *, records: int, attempt: int, now: datetime, jitter: 
         return Delivered()
     if status == 413:
         return Split() if records > 1 else Refused(reason)
-    if status in (408, 429) or status >= 500:
+    # 409: an earlier try with the same Idempotency-Key, which we did not wait for, may still be worked on.
+    if status in _PASSING or status >= 500 or (status == 409 and 0 < attempt <= _MAX_CONFLICTS):
         asked = retry_after_seconds(answer.retry_after, now=now)
         return Retry(pause if asked is None else asked + jitter * min(pause, 1.0), reason)
     return Refused(f"{reason} (redirects are not followed)" if 300 <= status < 400 else reason)

@@ -40,6 +40,9 @@ LIKELY: dict[str, Any] = {
     "line": [{"tags": ["node", "device"]}, {}],
     "timestamp": [{"source": "Arrival"}, {"source": "Payload", "field": "/t", "unit": "ms"}, {"source": "Payload"}],
     "expression": ["payload.a > 1"],
+    "engine": ["KubeEdge"],
+    "delivery": ["BestEffort"],
+    "sequence": ["/n", "n"],
 }
 
 
@@ -165,6 +168,57 @@ def test_a_target_has_an_absolute_url_without_credentials(cluster: Cluster, url:
 )
 def test_shapes_and_lines_are_judged_alike(cluster: Cluster, target: dict[str, object], *, valid: bool) -> None:
     spec = ROUTE | {"targets": [{"name": "a", "url": "http://a", **target}]}
+    assert_same(cluster, DataRoute, spec)
+    assert isinstance(parsed(DataRoute, spec), DataRoute) is valid
+
+
+INFLUX = {"url": "https://a:8086", "version": "V1", "database": "plant"}
+INFLUX_2 = {"url": "https://a", "version": "V2", "organization": "o", "bucket": "b"}
+KAFKA = {"bootstrapServers": ["kafka-0.plant.example:9092", "[2001:db8::1]:9092"], "topic": "readings"}
+MQTT = {"url": "mqtts://a", "topic": "plant/{device}/{topic}"}
+CA = "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "valid"),
+    [
+        ({}, False),
+        ({"url": "https://a", "mqtt": MQTT}, False),
+        ({"url": "https://a", "compression": "Zstd", "credential": "mine", "encoding": "NDJSON"}, True),
+        ({"url": "https://a", "compression": "Brotli"}, False),
+        ({"url": "https://a", "credential": "../mine"}, False),
+        ({"influxDB": INFLUX, "line": {}, "compression": "Gzip", "caBundle": CA}, True),
+        ({"influxDB": INFLUX, "compression": "Zstd"}, False),
+        ({"influxDB": INFLUX, "encoding": "NDJSON"}, False),
+        ({"influxDB": {**INFLUX, "retentionPolicy": "a week"}}, True),
+        ({"influxDB": {**INFLUX, "bucket": "b"}}, False),
+        ({"influxDB": {**INFLUX, "url": "https://a?b"}}, False),
+        ({"influxDB": {**INFLUX, "url": "http://a"}, "caBundle": CA}, False),
+        ({"influxDB": INFLUX_2}, True),
+        ({"influxDB": {**INFLUX_2, "database": "d"}}, False),
+        ({"influxDB": {**INFLUX_2, "retentionPolicy": "r"}}, False),
+        ({"influxDB": {"url": "https://a", "version": "V2", "bucket": "b"}}, False),
+        ({"kafka": KAFKA, "compression": "Zstd", "caBundle": CA}, True),
+        ({"kafka": {**KAFKA, "commandsFrom": "commands"}}, True),
+        ({"kafka": {**KAFKA, "topic": "."}}, False),
+        ({"kafka": {**KAFKA, "bootstrapServers": []}}, False),
+        ({"kafka": {**KAFKA, "bootstrapServers": ["kafka"]}}, False),
+        ({"kafka": KAFKA, "spiffeID": "spiffe://b.test/endpoint/a"}, False),
+        ({"mqtt": MQTT, "spiffeID": "spiffe://b.test/endpoint/a"}, True),
+        ({"mqtt": {**MQTT, "version": "3.1.1"}}, True),
+        ({"mqtt": {**MQTT, "url": "mqtt://a"}, "caBundle": CA}, False),
+        ({"mqtt": {**MQTT, "url": "mqtts://u@a"}}, False),
+        ({"mqtt": {**MQTT, "topic": "plant/+"}}, False),
+        ({"mqtt": {**MQTT, "topic": "plant/#"}}, False),
+        ({"mqtt": {**MQTT, "topic": "$SYS/x"}}, False),
+        ({"mqtt": {**MQTT, "topic": "plant/{node}"}}, False),
+        ({"mqtt": MQTT, "compression": "Gzip"}, False),
+        ({"mqtt": MQTT, "line": {}}, False),
+    ],
+    ids=str,
+)
+def test_addresses_are_judged_alike(cluster: Cluster, target: dict[str, object], *, valid: bool) -> None:
+    spec = ROUTE | {"targets": [{"name": "a", **target}]}
     assert_same(cluster, DataRoute, spec)
     assert isinstance(parsed(DataRoute, spec), DataRoute) is valid
 

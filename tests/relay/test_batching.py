@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from router_manager.domain.batching import (
+    Answer,
     Delivered,
     Failure,
     Outcome,
+    Receipts,
     Refused,
     Response,
     Retry,
@@ -28,7 +30,7 @@ from tests.relay.support import record
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 
 
-def verdict(answer: Response | Failure, *, records: int = 2, attempt: int = 0) -> Outcome:
+def verdict(answer: Answer, *, records: int = 2, attempt: int = 0) -> Outcome:
     return judge(answer, records=records, attempt=attempt, now=NOW, jitter=0.0)
 
 
@@ -37,16 +39,29 @@ def test_every_2xx_is_a_delivery(status: int) -> None:
     assert verdict(Response(status)) == Delivered()
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 421, 425, 429, 500, 502, 503, 504])
 def test_what_may_pass_is_tried_again(status: int) -> None:
     assert isinstance(verdict(Response(status)), Retry)
 
 
-@pytest.mark.parametrize("status", [301, 307, 400, 401, 404, 410, 422])
+@pytest.mark.parametrize("status", [301, 307, 400, 401, 404, 409, 410, 422])
 def test_what_will_not_change_goes_to_the_dead_letters_with_the_reason(status: int) -> None:
     outcome = verdict(Response(status, None, "because"))
     assert isinstance(outcome, Refused)
     assert outcome.reason.startswith(f"HTTP {status}: because")
+
+
+def test_a_conflict_with_an_earlier_try_passes_and_any_other_does_not() -> None:
+    assert [isinstance(verdict(Response(409), attempt=attempt), Retry) for attempt in (0, 1, 8, 9)] == [
+        False,
+        True,
+        True,
+        False,
+    ]
+
+
+def test_records_that_are_refused_one_by_one_leave_the_rest_delivered() -> None:
+    assert verdict(Receipts(((1, "no"),))) == Delivered(((1, "no"),))
 
 
 def test_too_large_is_halved_down_to_one_and_then_refused() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crds.egress import EgressPolicy
-from router_manager.relay.http1.answers import NotHttpError, Reply, ReplyReader
 from router_manager.relay.dial import EgressRefusedError
+from router_manager.relay.http1.answers import NotHttpError, Reply, ReplyReader
 from router_manager.relay.http1.client import HttpClient
 from tests.relay.support import LOOPBACK, until
 

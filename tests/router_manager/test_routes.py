@@ -234,9 +234,20 @@ def test_a_suspended_route_reads_nothing() -> None:
     assert verdict(found, "Ready")[:2] == ("False", "Suspended")
 
 
-def to_target(**target: str) -> DataRoute:
+KAFKA = {"bootstrapServers": ["k:9092", "l:9092"], "topic": "readings"}
+
+
+def influx(url: str) -> dict[str, str]:
+    return {"url": url, "version": "V1", "database": "plant"}
+
+
+def mqtt(url: str) -> dict[str, str]:
+    return {"url": url, "topic": "plant/{topic}"}
+
+
+def to_target(**target: object) -> DataRoute:
     raw = samples.route("r", namespace="ns", source={"flavors": ["f1"]})
-    raw["spec"]["targets"][0] |= target
+    raw["spec"]["targets"] = [{"name": "telegraf", **target}]
     return DataRoute.parse(raw)
 
 
@@ -247,10 +258,19 @@ def to_target(**target: str) -> DataRoute:
         ({"url": "http://192.0.2.7/"}, NOWHERE_SPECIAL, "False", "PlainHTTP"),
         ({"url": "http://192.0.2.7/"}, EgressPolicy(plain_http=True), "True", "Accepted"),
         ({"url": "https://192.0.2.7/", "caBundle": NO_CERTIFICATE}, NOWHERE_SPECIAL, "False", "InvalidCABundle"),
+        ({"influxDB": influx("https://192.0.2.7")}, NOWHERE_SPECIAL, "True", "Accepted"),
+        ({"influxDB": influx("https://127.0.0.1")}, NOWHERE_SPECIAL, "False", "EgressRefused"),
+        ({"influxDB": influx("http://192.0.2.7")}, NOWHERE_SPECIAL, "False", "PlainHTTP"),
+        ({"mqtt": mqtt("mqtts://192.0.2.7")}, NOWHERE_SPECIAL, "True", "Accepted"),
+        ({"mqtt": mqtt("mqtts://[::1]:8883")}, NOWHERE_SPECIAL, "False", "EgressRefused"),
+        ({"mqtt": mqtt("mqtt://192.0.2.7")}, NOWHERE_SPECIAL, "False", "PlainHTTP"),
+        ({"kafka": KAFKA}, NOWHERE_SPECIAL, "False", "EgressRefused"),
+        ({"kafka": KAFKA}, EgressPolicy(kafka=frozenset({"k:9092"})), "False", "EgressRefused"),
+        ({"kafka": KAFKA}, EgressPolicy(kafka=frozenset({"k:9092", "l:9092"})), "True", "Accepted"),
     ],
 )
 def test_with_identities_a_target_has_to_be_able_to_prove_itself(
-    target: dict[str, str], policy: EgressPolicy, accepted: str, reason: str
+    target: dict[str, object], policy: EgressPolicy, accepted: str, reason: str
 ) -> None:
     flavors = offers(samples.flavor("f1", namespace="ns"))
     found = resolve(to_target(**target), flavors=flavors, policy=policy, insecure=False)
