@@ -24,6 +24,9 @@ from router_manager.domain.table import Route, Table, route_of_inlet, route_of_n
 from router_manager.relay.engine import Relay
 from router_manager.relay.grants_source import KubeGrants
 from router_manager.relay.inlet.doors_source import KubeDoors
+from router_manager.relay.kafka.cluster import Clusters
+from router_manager.relay.kafka.commands import Commands
+from router_manager.relay.kafka.devices_source import KubeUeids
 from router_manager.relay.metrics import RelayCollector
 from router_manager.relay.partition import held
 from router_manager.relay.reporter import KubeReporter, Reports
@@ -64,12 +67,14 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         Relay(
             state=place.directory,
             session=settings.session(identity, place.partition),
-            exits=Exits(
-                policy,
-                identity=identity,
-                credentials=Credentials(settings.credentials_dir),
-                kafka_roots=settings.brokers_roots,
-                timeout_seconds=settings.target_timeout_seconds,
+            exits=(
+                exits := Exits(
+                    policy,
+                    identity=identity,
+                    credentials=Credentials(settings.credentials_dir),
+                    kafka_roots=settings.brokers_roots,
+                    timeout_seconds=settings.target_timeout_seconds,
+                )
             ),
             bounds=settings.bounds,
             listen=settings.listening(identity),
@@ -79,7 +84,15 @@ async def main(settings: Settings, stop: asyncio.Event) -> None:
         ) as relay,
     ):
         serving.append(relay)
-        await serve(relay, settings, stop, kube=kube, partition=place.partition, agent=agent_of(settings, identity))
+        await serve(
+            relay,
+            settings,
+            stop,
+            kube=kube,
+            partition=place.partition,
+            agent=agent_of(settings, identity),
+            clusters=exits.clusters,
+        )
 
 
 def agent_of(settings: Settings, identity: IdentitySource | None) -> SpiffeId | None:
@@ -97,6 +110,7 @@ async def serve(
     kube: Kube,
     partition: Partition,
     agent: SpiffeId | None,
+    clusters: Clusters,
 ) -> None:
     """Keep the relay to the API server's routes, and its listener to the LeafDevices."""
     collector = RelayCollector(relay)
@@ -113,10 +127,16 @@ async def serve(
         forwarding=None if relay.inlet is None else relay.inlet.forwarding,
     )
 
+    commands = Commands(clusters, node=name, send=relay.command) if settings.allow_commands else None
+
     def apply(table: Table) -> None:
         relay.apply(table if into is None else collected(table, into=into))
+        if commands is not None:
+            commands.serve(table)
 
     works = [routes.run(apply), relay.watch()]
+    if commands is not None:
+        works += [commands.run(), KubeUeids(kube, node=settings.node).run(commands.know)]
     report = partial(reports.run, relay.first_delivery)
     elector = elector_of(settings, kube=kube, relay=relay, part=name)
     works.append(report() if elector is None else lead(elector, relay, report))

@@ -183,6 +183,22 @@ class Relay:
             self.inlet.admit(doors)
             self._store(self._doors_path, Doors(topics=dict(doors)))
 
+    async def command(self, topic: str, payload: bytes) -> bool:
+        """Hand a message to a device: over its connection to the listener, else to the broker.
+
+        Returns:
+            Whether anybody has it.
+
+        Raises:
+            ConnectionLostError: the broker is away.
+        """
+        if self.listener is not None and self.listener.send(topic, payload):
+            return True
+        if self.session is None:
+            return False
+        await self.session.publish(topic, payload)
+        return True
+
     async def drain(self, seconds: float) -> None:
         """Take nothing more from broker and devices, and deliver what is at hand for at most so long."""
         deadline = asyncio.get_running_loop().time() + seconds

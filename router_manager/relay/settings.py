@@ -99,6 +99,9 @@ class Settings(EgressSettings, IdentitySettings):
     kafka_group: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,200}$")] = Field(
         default="fluidos-edge-deliver", description="group of the deliver relays, which share the topic's partitions"
     )
+    allow_commands: bool = Field(
+        default=False, description="take commands for devices from the Kafka topics that routes name (commandsFrom)"
+    )
     kafka_roots: Path | None = Field(
         default=None, description="PEM file: whose certificates Kafka brokers have where a route does not say it"
     )
@@ -126,8 +129,9 @@ class Settings(EgressSettings, IdentitySettings):
         host, port = _address(value)
         if not host or port is None:
             raise ValueError("host:port")
-        if info.data.get("broker") or info.data.get("listen") or info.data.get("partitions", 1) > 1:
-            raise ValueError("none with --broker, --listen or --partitions: readings come by one way")
+        others = any(info.data.get(name) for name in ("broker", "listen", "lease_seconds"))
+        if others or info.data.get("partitions", 1) > 1:
+            raise ValueError("none with --broker, --listen, --lease-seconds or --partitions: readings come by one way")
         return value
 
     @field_validator("listen")

@@ -84,6 +84,7 @@ def plan(
         Right(Access.SUBSCRIBE, "#"),
         Right(Access.RECEIVE, "#"),
         Right(Access.RECEIVE, "attest/#", allow=False),
+        Right(Access.SEND, "device/+/command"),
     }
     return Plan(
         accounts={name: frozenset(rights) for name, rights in accounts.items()},

@@ -19,10 +19,12 @@ from router_manager.relay.mqtt.connection import Connection, ConnectionLostError
 from router_manager.relay.mqtt.packets import (
     PINGREQ,
     Connack,
+    Puback,
     Suback,
     Unsuback,
     Version,
     connect,
+    publish,
     subscribe,
     unsubscribe,
 )
@@ -88,6 +90,20 @@ class Session:
         """Take nothing more from the broker; what was taken can still be acknowledged until `run` is cancelled."""
         if self._connection is not None:
             self._connection.leave()
+
+    async def publish(self, topic: str, payload: bytes) -> None:
+        """Send a message at QoS 1; the broker has it, or refuses it for good, when this returns.
+
+        Raises:
+            ConnectionLostError: there is no connection, or it ended before the answer.
+        """
+        if self._connection is None or not self.connected:
+            raise ConnectionLostError("no connection to the broker")
+        packet_id = self._next_packet_id()
+        packet = publish(version=self._settings.version, topic=topic, payload=payload, packet_id=packet_id)
+        answer = await self._connection.ask(packet, Puback, packet_id)
+        if isinstance(answer, Puback) and answer.code >= 0x80:
+            log.warning("the broker refuses a message", topic=topic, code=f"0x{answer.code:02x}")
 
     def want(self, topics: frozenset[str]) -> None:
         """Set the topics that are to be subscribed; takes effect at once, or when connected."""

@@ -143,12 +143,12 @@ class Connection(asyncio.Protocol):
         match packet:
             case Connack():
                 key: tuple[type[Control], int] = (Connack, 0)
-            case Suback() | Unsuback():
+            case Suback() | Unsuback() | Puback():
                 key = (type(packet), packet.packet_id)
             case Disconnect():
                 self._end(f"the broker disconnected with reason 0x{packet.code:02x}")
                 return
-            case Pingresp() | Puback():
+            case Pingresp():
                 return
         future = self._answers.pop(key, None)
         if future is None:

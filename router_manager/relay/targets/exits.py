@@ -6,6 +6,7 @@ from crds.egress import EgressPolicy
 from crds.models.addresses import InfluxDB, Kafka, Mqtt
 from router_manager.domain.batching import Answer
 from router_manager.relay.contexts import Contexts
+from router_manager.relay.kafka.cluster import Clusters
 from router_manager.relay.targets.base import Batch, Exit
 from router_manager.relay.targets.bodies import Bodies
 from router_manager.relay.targets.credentials import Credentials
@@ -39,14 +40,14 @@ class Exits:
         """
         credentials = credentials or Credentials(None)
         contexts, bodies = Contexts(identity, policy), Bodies()
+        self.clusters = Clusters(policy=policy, source=identity, credentials=credentials, roots=kafka_roots)
+        """Of Kafka, that routes may name."""
         poster = Poster(policy, contexts, timeout_seconds=timeout_seconds)
         self._exits: dict[type, Exit] = {
             str: HttpExit(poster, bodies, credentials),
             InfluxDB: InfluxExit(poster, bodies, credentials),
             Mqtt: MqttExit(policy, contexts, credentials, timeout_seconds=timeout_seconds),
-            Kafka: KafkaExit(
-                policy, identity=identity, credentials=credentials, roots=kafka_roots, timeout_seconds=timeout_seconds
-            ),
+            Kafka: KafkaExit(self.clusters, timeout_seconds=timeout_seconds),
         }
 
     async def send(self, batch: Batch) -> Answer:

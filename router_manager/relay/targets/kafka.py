@@ -1,8 +1,4 @@
-"""Kafka targets: one record a reading, by one idempotent producer for all lanes to a cluster.
-
-librdkafka dials by itself, wherever a cluster's brokers say that they are. So none is dialled that the operator has
-not named.
-"""
+"""Kafka targets: one record a reading, by one idempotent producer for all lanes to a cluster."""
 
 from __future__ import annotations
 
@@ -11,18 +7,15 @@ from dataclasses import dataclass
 
 import confluent_kafka
 
-from crds.egress import EgressPolicy
 from crds.models.addresses import Kafka
 from crds.models.delivery import Compression, Endpoint
 from router_manager.domain.batching import Answer, Failure
-from router_manager.domain.peers import Certified
-from router_manager.domain.table import RouteName, Way
-from router_manager.relay.kafka.cluster import Cluster
+from router_manager.domain.table import RouteName
+from router_manager.relay.kafka.cluster import Cluster, Clusters
 from router_manager.relay.kafka.messages import messages
 from router_manager.relay.kafka.producer import Delivery, Producer
 from router_manager.relay.targets.base import Batch
-from router_manager.relay.targets.credentials import CredentialError, Credentials
-from spire.identity import Identity, IdentitySource
+from spire.identity import Identity
 
 _CLOSE_SECONDS = 2.0
 _LEAVE_SECONDS = 1.0
@@ -41,28 +34,14 @@ class _Flight:
 class KafkaExit:
     """See Exit."""
 
-    def __init__(
-        self,
-        policy: EgressPolicy,
-        *,
-        identity: IdentitySource | None = None,
-        credentials: Credentials | None = None,
-        roots: str | None = None,
-        timeout_seconds: float = 10.0,
-    ) -> None:
+    def __init__(self, clusters: Clusters, *, timeout_seconds: float = 10.0) -> None:
         """Prepare.
 
         Args:
-            policy: which clusters may be dialled.
-            identity: of the relay; None is `--insecure`.
-            credentials: that routes may name; SCRAM-SHA-512 beside the certificate.
-            roots: PEM, of clusters whose route says nothing of them.
+            clusters: that may be dialled.
             timeout_seconds: after which a lane says that it waits.
         """
-        self._policy = policy
-        self._source = identity
-        self._credentials = credentials or Credentials(None)
-        self._roots = roots
+        self._clusters = clusters
         self._timeout = timeout_seconds
         self._made_for: Identity | None = None
         self._producers: dict[tuple[Cluster, Compression], Producer] = {}
@@ -73,9 +52,6 @@ class KafkaExit:
         """See Exit."""
         address = batch.way.target.address
         assert isinstance(address, Kafka)  # noqa: S101 - Exits hands over by type
-        refusal = self._policy.kafka_refusal(address.bootstrap_servers)
-        if refusal is not None:
-            return Failure(refusal)
         self._renew()
         lane = batch.way.route, batch.way.target.name
         flight = self._flights.get(lane)
@@ -85,8 +61,8 @@ class KafkaExit:
             flight = None
         if flight is None:
             try:
-                producer = self._producer(self._cluster(batch, address), batch.way.target.compression)
-            except CredentialError as error:
+                producer = self._producer(self._clusters.of(batch.way), batch.way.target.compression)
+            except OSError as error:
                 return Failure(str(error))
             except confluent_kafka.KafkaException as error:
                 return Failure(f"Kafka: {error.args[0].str()}")
@@ -117,20 +93,6 @@ class KafkaExit:
         del self._flights[lane]
         return answer
 
-    def _cluster(self, batch: Batch, address: Kafka) -> Cluster:
-        peer = batch.way.peer
-        roots = peer.roots if isinstance(peer, Certified) else self._roots
-        plain = roots is None and (self._source is None or self._policy.plain_http)
-        return Cluster(servers=address.bootstrap_servers, roots=roots, plain=plain, user=self._user(batch.way))
-
-    def _user(self, way: Way) -> tuple[str, str] | None:
-        credential = self._credentials.of(way)
-        if credential is None:
-            return None
-        if credential.username is None or credential.password is None:
-            raise CredentialError(f"credential {way.target.credential}: Kafka wants username and password")
-        return credential.username, credential.password
-
     def _producer(self, cluster: Cluster, compression: Compression) -> Producer:
         key = cluster, compression
         if key in self._producers and self._producers[key].fatal:
@@ -142,7 +104,7 @@ class KafkaExit:
 
     def _renew(self) -> None:
         """A producer shows one certificate all its life."""
-        identity = None if self._source is None else self._source.current
+        identity = self._clusters.identity
         if identity != self._made_for:
             self._retire(*self._producers)
             self._made_for = identity

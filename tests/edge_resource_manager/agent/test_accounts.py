@@ -119,9 +119,9 @@ def test_a_topic_of_a_device_that_can_prove_itself_is_not_the_mappers_while_it_d
     assert sends(result.accounts["mapper.edge-1"]) == set()
 
 
-def test_the_relay_hears_everything_but_attestation_and_says_nothing() -> None:
+def test_the_relay_hears_everything_but_attestation_and_says_commands_alone() -> None:
     relay = planned().accounts["relay.edge-1"]
-    assert sends(relay) == set()
+    assert sends(relay) == {"device/+/command"}
     assert Right(Access.RECEIVE, "attest/#", allow=False) in relay
 
 

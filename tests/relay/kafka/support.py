@@ -26,7 +26,9 @@ from crds.egress import EgressPolicy
 from crds.models.addresses import Kafka as Address
 from crds.models.delivery import Endpoint
 from router_manager.relay.engine import Bounds, Relay
+from router_manager.relay.kafka.cluster import Clusters
 from router_manager.relay.mqtt.client import SessionSettings
+from router_manager.relay.targets.credentials import Credentials
 from router_manager.relay.targets.kafka import KafkaExit
 from scripts.testbed.certificates import Authority
 from scripts.testbed.kafka import Kafka, KafkaTls
@@ -57,7 +59,12 @@ def endpoint(kafka: str, topic: str, name: str = "kafka", **values: Any) -> Endp
 
 
 def exits(*servers: str, identity: FixedIdentity | None = None, timeout_seconds: float = 5.0) -> KafkaExit:
-    return KafkaExit(EgressPolicy.parse(kafka=servers), identity=identity, timeout_seconds=timeout_seconds)
+    return KafkaExit(clusters(*servers, identity=identity), timeout_seconds=timeout_seconds)
+
+
+def clusters(*servers: str, identity: FixedIdentity | None = None) -> Clusters:
+    """That a relay may dial."""
+    return Clusters(policy=EgressPolicy.parse(kafka=servers), source=identity, credentials=Credentials(None))
 
 
 @asynccontextmanager
