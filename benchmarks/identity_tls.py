@@ -29,7 +29,7 @@ from crds.models.dataroute import ResolvedSource
 from crds.models.delivery import Endpoint
 from router_manager.domain.payload import Record
 from router_manager.domain.table import Route, Table, ways
-from router_manager.relay.dead_letters import DeadLetters
+from router_manager.relay.dead_letters.store import DeadLetters
 from router_manager.relay.lane import Lane, Memory
 from router_manager.relay.positions import Positions
 from router_manager.relay.pump import Outlet, Pump

@@ -94,7 +94,7 @@ class Board:
                 before, since = counts.unique, time.monotonic()
             elif time.monotonic() - since > _STALLED_SECONDS:
                 break
-            time.sleep(0.02)
+            time.sleep(0.05)
         return counts
 
     def _ask(self, method: str, name: str) -> Counts:
