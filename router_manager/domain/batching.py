@@ -1,7 +1,6 @@
 """When a batch leaves, what its answer means, and how long to wait before the next try.
 
-Batching adapts: a lane with nothing in flight sends what is there; what arrives meanwhile is the next batch. `linger`
-alone keeps a busy lane from sending many small batches only because its target answers fast.
+Batching adapts: a lane with nothing in flight sends what is there; what arrives meanwhile is the next batch.
 """
 
 from __future__ import annotations
@@ -141,9 +140,9 @@ def retry_after_seconds(header: str | None, *, now: datetime) -> float | None:
 
 
 def linger_seconds(last_batch: int, *, most: float) -> float:
-    """How long the next batch may gather, from the size of the last: nothing on a quiet way, `most` on a busy one.
+    """How long records may gather for one write to disk, from how many the last one had: the more, the longer.
 
-    It grows with the load, so there is nothing to tune: the more records there are, the more share a batch's cost.
+    So there is nothing to tune: few do not wait, and many share the cost.
     """
     linger = most * min(1.0, last_batch / _BUSY_RECORDS)
     # Timers of event loops count milliseconds: less than half of one is not worth one.

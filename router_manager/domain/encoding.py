@@ -136,16 +136,13 @@ def writers(form: Form, sources: Mapping[str, ResolvedSource]) -> Writers:
     return found
 
 
-def write(
-    records: Sequence[Record], *, carrier: Carrier, writers: Writers | None = None, shared: bool = False
-) -> Written:
+def write(records: Sequence[Record], *, carrier: Carrier, writers: Writers | None = None) -> Written:
     """Write records as their target wants them.
 
     Args:
         records: in the order of delivery.
         carrier: of the target.
         writers: of the target; None sends payloads as they are.
-        shared: other targets have some of these writers, so records keep what was written.
     """
     unencodable: list[tuple[Record, str]] = []
     if writers is None:
@@ -156,7 +153,7 @@ def write(
         parts, kept = [], []
         for record in records:
             writer = writers[record.topic]
-            part = _shared(record, writer) if shared else writer.write(record)
+            part = _written(record, writer)
             if isinstance(part, bytes):
                 parts.append(part)
                 kept.append(record)
@@ -199,7 +196,8 @@ def _plan(shape: Shape, source: ResolvedSource) -> Plan | Unencodable:
         return Unencodable(str(error))
 
 
-def _shared(record: Record, writer: Writer) -> bytes | Unencodable:
+def _written(record: Record, writer: Writer) -> bytes | Unencodable:
+    """Once, whoever else wants it, and however often it has to be sent."""
     written = record.written
     if written is None:
         written = record.written = {}

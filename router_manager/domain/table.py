@@ -6,7 +6,6 @@ after a restart while the API server is away.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -65,6 +64,18 @@ class Table(Model):
     since: dict[str, dict[str, int]] = Field(default_factory=dict)
 
 
+class Change(Model):
+    """From one table to the next.
+
+    Attributes:
+        put: routes that are new or other than before, with their marks.
+        gone: uids of those that are no more.
+    """
+
+    put: Table
+    gone: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class LaneKey:
     """Names one way out: a target of a route."""
@@ -94,8 +105,6 @@ class Way:
     filter: Filter | None
     retention: Retention | None
     writers: Writers | None
-    shared: bool
-    """Another lane of the table has some of the writers."""
 
 
 def route_of_node(obj: DataRoute, *, node: str, partition: Partition = _WHOLE) -> Route | None:
@@ -140,24 +149,40 @@ def route_with(obj: DataRoute, sources: tuple[ResolvedSource, ...]) -> Route | N
     )
 
 
-def succeed(old: Table, new: Table, *, head: int) -> Table:
-    """The new table with the marks of what each route may have: kept where the topic was there, else `head`."""
+def difference(old: Table, new: Table, *, head: int) -> Change:
+    """What leads from one table to the next.
+
+    Args:
+        old: with the marks of what each route may have.
+        new: without; a topic of a route keeps its mark, and gets `head` where it was not there.
+        head: the id of the next record.
+    """
+    before = {route.uid: route for route in old.routes}
+    # Most routes of a table are the very objects of the last one: not compared field by field.
+    put = tuple(route for route in new.routes if (same := before.get(route.uid)) is not route and same != route)
     since = {
         route.uid: {source.topic: old.since.get(route.uid, {}).get(source.topic, head) for source in route.sources}
-        for route in new.routes
+        for route in put
     }
-    return new.model_copy(update={"since": since})
+    gone = before.keys() - {route.uid for route in new.routes}
+    return Change(put=Table(version=old.version + 1, routes=put, since=since), gone=tuple(sorted(gone)))
+
+
+def changed(table: Table, change: Change) -> Table:
+    """The table after a change."""
+    routes = {route.uid: route for route in table.routes} | {route.uid: route for route in change.put.routes}
+    since = table.since | change.put.since
+    for uid in change.gone:
+        routes.pop(uid, None)
+        since.pop(uid, None)
+    return table.model_copy(update={"version": change.put.version, "routes": tuple(routes.values()), "since": since})
 
 
 def ways(table: Table) -> dict[LaneKey, Way]:
     """The lanes that a table asks for."""
-    fed = [(route, _feeds(route, table.since.get(route.uid, {}))) for route in table.routes]
-    written = {
-        LaneKey(route.uid, target.name): _writers(target, feeds) for route, feeds in fed for target in route.targets
-    }
-    users = Counter(writer for some in written.values() for writer in (some or {}).values())
     found = {}
-    for route, feeds in fed:
+    for route in table.routes:
+        feeds = _feeds(route, table.since.get(route.uid, {}))
         compiled = None if route.filter is None else Filter.compile(route.filter)
         clocks = {
             topic: parse_pointer(pointer)
@@ -165,9 +190,7 @@ def ways(table: Table) -> dict[LaneKey, Way]:
             if (pointer := feed.source.timestamp_pointer) is not None
         }
         for target in route.targets:
-            key = LaneKey(route.uid, target.name)
-            own = written[key]
-            found[key] = Way(
+            found[LaneKey(route.uid, target.name)] = Way(
                 route=RouteName(route.namespace, route.name),
                 target=target,
                 peer=peer_of(target, trust_domain=route.trust_domain),
@@ -175,8 +198,7 @@ def ways(table: Table) -> dict[LaneKey, Way]:
                 clocks=clocks,
                 filter=compiled,
                 retention=route.retention,
-                writers=own,
-                shared=own is not None and any(users[writer] > 1 for writer in own.values()),
+                writers=_writers(target, feeds),
             )
     return found
 

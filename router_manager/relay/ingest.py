@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, repeat
 from operator import attrgetter
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -36,7 +37,7 @@ _MAX_DISK_RETRY_SECONDS = 5.0
 class _Group:
     """Topics that the same lanes want: their records are handed on as one list."""
 
-    __slots__ = ("lanes", "records")
+    __slots__ = ("__weakref__", "lanes", "records")
 
     def __init__(self, lanes: Sequence[Lane]) -> None:
         self.lanes = lanes
@@ -67,6 +68,8 @@ class Ingest:
         self.unwanted = 0
         self.problem = ""
         self._groups: dict[str, _Group] = {}
+        self._groups_by_lanes: WeakValueDictionary[tuple[int, ...], _Group] = WeakValueDictionary()
+        """By the identities of their lanes, which they keep alive."""
         self._spool = spool
         self._unacknowledged: list[tuple[Source, list[bytes]]] = []
         self._pending_bytes = 0
@@ -76,12 +79,16 @@ class Ingest:
         self._idle.set()
 
     def serve(self, lanes: Mapping[str, Sequence[Lane]]) -> None:
-        """Set who gets what, by topic; holds from the next batch on."""
-        groups: dict[tuple[int, ...], _Group] = {}
-        self._groups = {
-            topic: groups.setdefault(tuple(id(lane) for lane in several), _Group(several))
-            for topic, several in lanes.items()
-        }
+        """Set who gets these topics, if anybody; holds from the next batch on."""
+        for topic, several in lanes.items():
+            if several:
+                lanes_id = tuple(id(lane) for lane in several)
+                group = self._groups_by_lanes.get(lanes_id)
+                if group is None:
+                    group = self._groups_by_lanes[lanes_id] = _Group(several)
+                self._groups[topic] = group
+            else:
+                self._groups.pop(topic, None)
 
     def receive(self, connection: Source, received: Received[Any]) -> None:
         """See Receiver."""

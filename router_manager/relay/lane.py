@@ -15,7 +15,6 @@ from router_manager.domain.table import Feed
 from router_manager.relay.spool import Cursor, Spool
 
 _MAX_QUEUED_RECORDS = 65_536
-_CROWDED_RECORDS = 500
 _RECORD_BYTES = 200
 """About what a record takes beside its payload."""
 
@@ -93,11 +92,6 @@ class Lane:
             return self._owed_ns
         return self._queue[0][0].ingested_ns if self._queue else None
 
-    @property
-    def crowded(self) -> bool:
-        """There is no point in waiting for more records to make a batch of."""
-        return self._behind is not None or self._queued >= _CROWDED_RECORDS
-
     def push(self, records: Sequence[Record], size_bytes: int) -> None:
         """Records of the lane's topics, which the spool has accepted. The list is shared: nobody changes it."""
         if self._behind is not None or self._closed:
@@ -171,6 +165,7 @@ class Lane:
         """Take no more, and give the memory back."""
         self._closed = True
         self._clear()
+        self.drained.set()
 
     def _place(self, position: int) -> Cursor | None:
         return self._spool.seek(position) if position < self._spool.next_id else None

@@ -30,7 +30,6 @@ from router_manager.domain.batching import (
     batch_id,
     grown,
     judge,
-    linger_seconds,
     shrunk,
 )
 from router_manager.domain.encoding import carrier_of, write
@@ -46,7 +45,6 @@ from router_manager.relay.targets.base import Batch, Exit
 
 log = structlog.get_logger(__name__)
 
-_MAX_LINGER_SECONDS = 0.008
 _BY_ID = attrgetter("id")
 
 
@@ -98,14 +96,9 @@ class Pump:
 
     async def run(self) -> None:
         """Deliver for ever."""
-        last = 0
         while True:
             await self.lane.wait()
-            linger = linger_seconds(last, most=_MAX_LINGER_SECONDS)
-            if linger and not self.lane.crowded:
-                await asyncio.sleep(linger)
             taken = self.lane.take(records=self._record_limit, size_bytes=self._outlet.limits.size_bytes)
-            last = len(taken)
             kept = self._kept(taken)
             passed = kept if self.way.filter is None else [record for record in kept if self._passes(record)]
             if passed:
@@ -182,7 +175,7 @@ class Pump:
         """Send what of the records can be written and is still wanted."""
         way, outlet = self.way, self._outlet
         wanted: Sequence[Record] = [record for record in records if record.topic in way.feeds]
-        written = write(wanted, carrier=carrier_of(way.target), writers=way.writers, shared=way.shared)
+        written = write(wanted, carrier=carrier_of(way.target), writers=way.writers)
         if written.unencodable and attempt == 0:
             await self.bury(written.unencodable)
         wanted = written.records

@@ -49,11 +49,9 @@ class KubeRoutes:
             group.create_task(follow(self._kube, Kind.of(DataRoute.crd), changed=self._change, synced=self.synced))
             # Not before the first whole list: until then the table of the last life is the better one.
             await self.synced.wait()
-            version = 0
             while True:
                 self._dirty.clear()
-                version += 1
-                apply(Table(version=version, routes=tuple(sorted(self._routes.values(), key=lambda route: route.uid))))
+                apply(Table(routes=tuple(sorted(self._routes.values(), key=lambda route: route.uid))))
                 await self._dirty.wait()
                 await asyncio.sleep(_GATHER_SECONDS)
 

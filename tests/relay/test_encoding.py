@@ -169,11 +169,11 @@ def test_what_does_not_fit_a_shape_is_handed_back_and_the_rest_is_sent() -> None
 def test_a_record_is_written_once_for_all_targets_that_share_a_form() -> None:
     made = writers(Form(envelope=True), SOURCES)
     one = record(1)
-    first = write([one], carrier="JSONArray", writers=made, shared=True)
+    first = write([one], carrier="JSONArray", writers=made)
     assert one.written is not None
     (part,) = one.written.values()
     one.payload = b"changed"
-    assert write([one], carrier="NDJSON", writers=made, shared=True).parts == [part]
+    assert write([one], carrier="NDJSON", writers=made).parts == [part]
     assert first.parts == [part]
 
 

@@ -133,6 +133,7 @@ async def test_what_cannot_be_saved_now_is_saved_later(
     async with serving(Target()) as target, relay(tmp_path / "state", broker.port) as running:
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", full)
+            patch.setattr(os, "fdatasync", full)
             patch.setattr(os, "pwrite", full)
             await serve(running, route(endpoint(target)))
             assert not (tmp_path / "state/table.json").exists()

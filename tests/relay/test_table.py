@@ -7,7 +7,7 @@ from crds.models.delivery import PayloadFilter
 from crds.models.shaping import Shape, UnitChange
 from router_manager.domain.encoding import write
 from router_manager.domain.filters import Drop, FilterState
-from router_manager.domain.table import LaneKey, Table, Way, route_of_node, succeed, ways
+from router_manager.domain.table import LaneKey, Table, Way, changed, difference, route_of_node, ways
 from tests.relay.support import endpoint, record, route, source, table
 
 URL = "http://127.0.0.1:1/"
@@ -32,6 +32,23 @@ def test_a_relay_serves_the_sources_of_its_own_node() -> None:
 def test_a_route_without_a_part_here_or_suspended_is_none() -> None:
     assert route_of_node(data_route(), node="edge-3") is None
     assert route_of_node(data_route(suspend=True), node="edge-1") is None
+
+
+def succeed(old: Table, new: Table, *, head: int) -> Table:
+    return changed(old, difference(old, new, head=head))
+
+
+def test_a_change_says_what_is_new_other_and_gone() -> None:
+    same, old = route(endpoint(URL), uid="same"), route(endpoint(URL), uid="other")
+    before = succeed(Table(), table(same, old, route(endpoint(URL), uid="gone")), head=1)
+    other, new = route(endpoint(URL), uid="other", topics=["c"]), route(endpoint(URL), uid="new")
+    change = difference(before, table(same.model_copy(), other, new), head=7)
+    assert change.put.routes == (other, new)
+    assert change.put.since == {"other": {"c": 7}, "new": {"a/b": 7}}
+    assert change.gone == ("gone",)
+    after = changed(before, change)
+    assert {one.uid for one in after.routes} == {"same", "other", "new"}
+    assert after.since == {"same": {"a/b": 1}} | change.put.since
 
 
 def test_a_topic_is_owed_from_the_moment_it_came() -> None:
@@ -63,7 +80,7 @@ def test_every_target_has_its_way_and_unchanged_ones_are_equal() -> None:
     assert before[LaneKey("route-1", "two")] != after[LaneKey("route-1", "two")]
 
 
-def test_targets_of_one_form_share_its_writers_and_their_lanes_know() -> None:
+def test_targets_of_one_form_share_its_writers() -> None:
     shape = {"shape": Shape(keep=("/v",)), "encoding": "NDJSON"}
     found = ways(
         table(
@@ -78,8 +95,8 @@ def test_targets_of_one_form_share_its_writers_and_their_lanes_know() -> None:
     one, plain, two, other = found.values()
     assert one.writers is not None
     assert one.writers == two.writers
-    assert (one.shared, two.shared) == (True, True)
-    assert (plain.writers, plain.shared, other.shared) == (None, False, False)
+    assert plain.writers is None
+    assert other.writers != two.writers
 
 
 def test_a_route_of_a_newer_relay_stops_no_other() -> None:

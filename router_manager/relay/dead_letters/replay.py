@@ -111,7 +111,7 @@ class Replayer:
         way, outlet = pump.way, self._outlet
         again = [(record, "the route no longer has its source") for record in records if record.topic not in way.feeds]
         wanted = [record for record in records if record.topic in way.feeds]
-        written = write(wanted, carrier=carrier_of(way.target), writers=way.writers, shared=way.shared)
+        written = write(wanted, carrier=carrier_of(way.target), writers=way.writers)
         again += written.unencodable
         if written.records:
             # Another key than that of the first time: a target may remember what it answered to that.

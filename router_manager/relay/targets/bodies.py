@@ -45,7 +45,7 @@ class Bodies:
         """
         if compression == "None":
             return framed(parts, encoding)
-        # Two payloads are the same here only if they are one object: writers and records see to that (`Way.shared`).
+        # Two payloads are the same here only if they are one object: writers and records see to that.
         key = encoding, compression, tuple(map(id, parts))
         shared = self._shared.get(key)
         if shared is None:

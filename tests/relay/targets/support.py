@@ -24,7 +24,7 @@ def batch(way: Way, *payloads: bytes, topic: str = "a/b", key: str = "key-1") ->
 
 
 def batch_of(way: Way, records: Sequence[Record], *, key: str = "key-1") -> Batch:
-    written = write(records, carrier=carrier_of(way.target), writers=way.writers, shared=way.shared)
+    written = write(records, carrier=carrier_of(way.target), writers=way.writers)
     return Batch(way=way, records=written.records, parts=written.parts, key=key)
 
 
