@@ -130,7 +130,7 @@ class Publisher:
 
 
 class Relay(RelayProcess):
-    """`python -m router_manager.relay --listen`, perhaps below another command or with another environment."""
+    """`python -m router_manager.relay`, with a listener if that has a rate, perhaps below another command."""
 
     def __init__(
         self,
@@ -140,9 +140,9 @@ class Relay(RelayProcess):
         logs: Path,
         grants: Grants | None = None,
         identity: Sequence[str] = ("--insecure",),
-        broker: str = NOWHERE,
+        broker: str | None = NOWHERE,
         kubeconfig: Path | None = None,
-        listen_rate: float = 1e6,
+        listen_rate: float | None = 1e6,
         flags: Sequence[str] = (),
         prefix: Sequence[str] = (),
         environment: dict[str, str] | None = None,
@@ -150,7 +150,7 @@ class Relay(RelayProcess):
         self.port = free_port()
         self._last_life = {"table.json": routes, "grants.json": grants}
         self._logs, self._prefix, self._environment = logs, prefix, environment
-        listen = ("--listen", f"127.0.0.1:{self.port}", "--listen-rate", str(listen_rate))
+        listen = ("--listen", f"127.0.0.1:{self.port}", "--listen-rate", str(listen_rate)) if listen_rate else ()
         more = (*identity, "--target-timeout-seconds", "2", *listen, *flags)
         super().__init__(disk, broker, kubeconfig=kubeconfig, identity=more)
 

@@ -33,7 +33,7 @@ class RelayProcess:
     def __init__(
         self,
         directory: Path,
-        broker: str,
+        broker: str | None,
         url: str | None = None,
         *,
         kubeconfig: Path | None = None,
@@ -50,7 +50,7 @@ class RelayProcess:
             (self.state / "table.json").write_text(routes.model_dump_json(by_alias=True))
         flags = {
             "--node": "edge-1",
-            "--broker": broker,
+            **({} if broker is None else {"--broker": broker}),
             "--state-dir": self.state,
             "--kubeconfig": kubeconfig,
             "--metrics-port": self.probes,
