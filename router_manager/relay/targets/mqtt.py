@@ -115,21 +115,21 @@ class MqttExit:
         host, port = host_and_port(place.url)
         secure = place.url.startswith("mqtts://")
         version = _VERSIONS[place.version]
-        publisher = await dial(
-            lambda: Publisher(version),
-            host,
-            port,
-            context=(place.context or create_default_context()) if secure else None,
-            policy=self._policy,
-            seconds=self._timeout_seconds,
-        )
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
+        async with asyncio.timeout(self._timeout_seconds):
+            publisher = await dial(
+                lambda: Publisher(version),
+                host,
+                port,
+                context=(place.context or create_default_context()) if secure else None,
+                policy=self._policy,
+                seconds=self._timeout_seconds / 2,
+            )
+            try:
                 # No more than 23 characters, which every broker takes (MQTT 3.1.1 section 3.1.3.1); nobody else's.
                 await publisher.open(client_id=f"relay-{token_hex(8)}", credential=place.credential)
-        except BaseException:
-            publisher.close()
-            raise
+            except BaseException:
+                publisher.close()
+                raise
         return publisher
 
 

@@ -236,6 +236,15 @@ async def test_brokers_that_misbehave_get_it_again(answers: tuple[bytes, ...], e
     assert expected in answer.reason
 
 
+async def test_a_broker_that_never_ends_its_handshake_is_given_up() -> None:
+    async with answering() as plain:
+        address = plain.target.location.replace("mqtt://", "mqtts://")
+        exits = Exits(LOOPBACK, identity=RELAY, timeout_seconds=1.0)
+        answer = await exits.send(batch(way_to(to_broker(0, address={"url": address})), b"1"))
+        await exits.close()
+    assert answer == Failure("the broker did not answer in time")
+
+
 async def test_a_broker_with_a_small_window_is_not_overrun() -> None:
     window_of_one = bytes.fromhex("20060000032100 01".replace(" ", ""))
     acknowledged = bytes.fromhex("40020001")
