@@ -53,10 +53,19 @@ class Crew:
         """SIGKILL to one that was started; it is not missed until `start_again`."""
         self._children.pop(name).kill()
 
-    def start_again(self, name: str) -> None:
-        """Start one as it was started first."""
+    def start_again(self, name: str, *more: str | Path) -> None:
+        """Start one as it was started first, for this once with more arguments."""
         module, arguments = self._commands[name]
-        self._children[name] = self.launch(name, module, *arguments)
+        self._children[name] = self.launch(name, module, *arguments, *more)
+
+    def arguments(self, name: str) -> tuple[str | Path, ...]:
+        """Those that one was started with first."""
+        return self._commands[name][1]
+
+    def dismiss(self, name: str) -> None:
+        """End one in order; nobody waits for it any more."""
+        self._children.pop(name).stop(timeout=30)
+        self._probes.pop(name, None)
 
     def launch(self, name: str, module: str, *arguments: str | Path) -> Child:
         """Start one that may end; whoever calls sees to it."""
