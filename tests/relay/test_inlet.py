@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from router_manager.domain.partition import Partition
 from router_manager.domain.table import Route, RouteName
 from router_manager.relay.engine import Bounds, Relay
 from router_manager.relay.inlet import server
 from router_manager.relay.inlet.server import InletSettings
+from router_manager.relay.settings import Settings
 from router_manager.relay.targets.exits import Exits
 from scripts.testbed.processes import free_port
 from spire.domain.authorization import any_known
@@ -196,6 +199,24 @@ async def test_missing_readings_are_counted_and_silence_is_told(
             await post(port, reading(7))
             assert running.inlet.forwarding(NAME).missing == 1
             assert running.inlet.forwarding(RouteName("test", "route-2")).missing is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"inlet": "9444"}, "host:port"),
+        ({"broker": "mqtt://127.0.0.1"}, "readings come by one way"),
+        ({"listen": "127.0.0.1:1883"}, "readings come by one way"),
+        ({"partitions": 2}, "readings come by one way"),
+        ({"lease_seconds": 15}, "readings come by one way"),
+    ],
+)
+def test_readings_come_by_one_way(tmp_path: Path, flags: dict[str, Any], message: str) -> None:
+    said = {"node": "cloud-1", "state_dir": tmp_path, "inlet": "0.0.0.0:9444", "insecure": True}
+    taking_in: dict[str, Any] = {"_cli_parse_args": False, **said}
+    assert Settings(**taking_in).session(None, Partition()) is None
+    with pytest.raises(ValidationError, match=message):
+        Settings(**taking_in | flags)
 
 
 async def test_at_the_end_what_was_taken_is_answered_and_nothing_more_is_taken(tmp_path: Path) -> None:

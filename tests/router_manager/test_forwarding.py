@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pydantic import ValidationError
 
 from crds.egress import EgressPolicy
 from crds.kube.client import NODES, Kind, Kube
@@ -17,6 +18,7 @@ from crds.models.fluidos import Flavor
 from crds.models.kubeedge_rules import Rule, RuleEndpoint
 from router_manager.domain.kubeedge import RECONNECT
 from router_manager.routing import Routing
+from router_manager.settings import RouterSettings
 from scripts.testbed.api import ApiError
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.processes import Child
@@ -175,6 +177,20 @@ async def test_a_buyer_who_asks_for_no_promise_is_served_by_kubeedge(
     kept = await eventually(kube, namespace, "kept", ready("True"))
     assert kept is not None
     assert kept.spec.engine == "Relay"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"inlet_url": "10.0.0.5:9444"}, "an absolute http"),
+        ({"inlet_url": "mqtt://10.0.0.5"}, r"http\(s\)://host:port"),
+        ({"best_effort_engine": "KubeEdge"}, "needs --inlet-url"),
+    ],
+)
+def test_a_wrong_flag_is_told(flags: dict[str, Any], message: str) -> None:
+    said: dict[str, Any] = {"_cli_parse_args": False, "insecure": True, **flags}
+    with pytest.raises(ValidationError, match=message):
+        RouterSettings(**said)
 
 
 def test_the_api_server_refuses_a_promise_that_the_router_cannot_keep(cluster: Cluster, namespace: str) -> None:
