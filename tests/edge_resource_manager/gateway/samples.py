@@ -99,7 +99,9 @@ def configuration(*, claim: str = "uid-1", url: str = TARGET, **changed: Any) ->
         "type": "sensor",
         "data": {
             "claim": {"name": "humidity", "namespace": "default", "uid": claim},
-            "endpoints": [{"name": "telegraf", "url": url, "encoding": "JSONArray", "envelope": False}],
+            "endpoints": [
+                {"name": "telegraf", "url": url, "encoding": "JSONArray", "compression": "None", "envelope": False}
+            ],
             "delivery": "AtLeastOnce",
             **changed,
         },
