@@ -49,7 +49,7 @@ def _compared(size: Size, peers: Sequence[Engine], *, secured: bool, goals: tupl
                 (_KUBEEDGE, "KubeEdgeShape", goals[1], []),
             )
         ),
-        losses(f"cpu{key}Lost", f"messages lost{where}", runs, ours=_RELAY.name),
+        losses(f"cpu{key}Lost", f"messages lost{where}", runs, ours=[_RELAY.name]),
     ]
 
 

@@ -50,7 +50,7 @@ def _at(stage: Stage, size: Size, *, rate: int, p50_goal: float | None, p99_goal
             goal=_SHARE_OF_POSTER,
             holds="at most",
         ),
-        losses(f"latencyLost{rate}", f"messages lost at {rate:,}/s", runs, ours=_RELAY.name),
+        losses(f"latencyLost{rate}", f"messages lost at {rate:,}/s", runs, ours=[_RELAY.name]),
     ]
     if p50_goal is not None:
         found.insert(

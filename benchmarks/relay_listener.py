@@ -40,7 +40,7 @@ def figures(size: Size) -> list[Figure]:
             peer=f"{spread(rates[_OURS])}/s, mosquitto {spread(rates[_LIMIT])}/s; "
             f"CPU a message, without publisher and receiver {spread(costs[_OURS])} and {spread(costs[_LIMIT])} us",
         ),
-        losses("listenerLost", "messages lost at the listener", runs, ours=_OURS),
+        losses("listenerLost", "messages lost at the listener", runs, ours=[_OURS]),
     ]
 
 

@@ -8,6 +8,7 @@ import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -85,7 +86,9 @@ def finish(benchmark: str, figures: Sequence[Figure], *, page: Path | None = Non
         before, mark, rest = page.read_text().partition("<!-- figures -->\n")
         lines = [rows[0], ["---"] * len(rows[0]), *rows[1:]]
         table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-        page.write_text(f"{before}{mark}{machine()}\n\n{table}{rest[rest.index('<!-- end -->') :]}")
+        page.write_text(
+            f"{before}{mark}{datetime.now(UTC):%Y-%m-%d}, {machine()}\n\n{table}{rest[rest.index('<!-- end -->') :]}"
+        )
     passed = all(one.passed for one in figures)
     line = {
         "benchmark": benchmark,
