@@ -48,8 +48,9 @@ class Lanes:
         touched: set[str] = set()
         wanted = ways(change.put)
         for uid in (*change.gone, *(route.uid for route in change.put.routes)):
-            for key in self._of_route.pop(uid, set()) - wanted.keys():
-                touched.update(self._close(key))
+            for key in self._of_route.pop(uid, set()):
+                if key not in wanted:
+                    touched.update(self._close(key))
         for key, way in wanted.items():
             self._of_route.setdefault(key.route_uid, set()).add(key)
             pump = self.pumps.get(key)

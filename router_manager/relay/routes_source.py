@@ -9,7 +9,7 @@ from typing import Protocol
 import structlog
 
 from crds.errors import InvalidField
-from crds.kube.client import Kind, Kube
+from crds.kube.client import Kind, Kube, Object
 from crds.kube.watch import Change, Gone, Key, Put, follow
 from crds.models.dataroute import DataRoute
 from router_manager.domain.table import Route, Table
@@ -40,6 +40,8 @@ class KubeRoutes:
         self._kube = kube
         self._part = part
         self._routes: dict[Key, Route] = {}
+        self._told: dict[Key, tuple[object, ...]] = {}
+        """Of each object, what a table is made of."""
         self._dirty = asyncio.Event()
         self.synced = asyncio.Event()
 
@@ -60,7 +62,12 @@ class KubeRoutes:
         match change:
             case Gone():
                 after = None
+                self._told.pop(change.key, None)
             case Put(_, obj):
+                told = _told(obj)
+                if told == self._told.get(change.key):
+                    return
+                self._told[change.key] = told
                 try:
                     after = self._part(DataRoute.parse(obj))
                 except InvalidField as error:
@@ -74,3 +81,9 @@ class KubeRoutes:
         else:
             self._routes[change.key] = after
         self._dirty.set()
+
+
+def _told(obj: Object) -> tuple[object, ...]:
+    """All but what relays report, which changes all the time."""
+    meta, status = obj["metadata"], obj.get("status") or {}
+    return meta.get("uid"), meta.get("deletionTimestamp"), obj.get("spec"), status.get("sources")

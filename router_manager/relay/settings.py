@@ -31,6 +31,7 @@ from spire.tls import client_context, server_context
 from spire.workload import IdentitySettings
 
 _MIB = 1 << 20
+_NO_BROKER = "none"
 _SECURE, _PLAIN = ("mqtts", 8883), ("mqtt", 1883)
 
 
@@ -40,7 +41,8 @@ class Settings(EgressSettings, IdentitySettings):
     node: Name = Field(description="name of the Node that this relay serves")
     broker: str | None = Field(
         default=None,
-        description="the node's broker, mqtts://host[:port] (--insecure: mqtt://host[:port]); this host if not given",
+        description="the node's broker, mqtts://host[:port] (--insecure: mqtt://host[:port]); this host if not given, "
+        "and `none` where all devices come by --listen",
     )
     mqtt_version: Literal["3.1.1", "5"] = Field(default="5", description="protocol version spoken to the broker")
     state_dir: Path = Field(description="folder of the spool; a second relay with the same one stands by")
@@ -75,7 +77,9 @@ class Settings(EgressSettings, IdentitySettings):
     )
 
     listen: str | None = Field(
-        default=None, description="host:port where devices connect without the broker; --insecure: of loopback only"
+        default=None,
+        validate_default=True,
+        description="host:port where devices connect without the broker; --insecure: of loopback only",
     )
     listen_connections: Annotated[int, Field(ge=1, le=65536)] = Field(
         default=1024, description="connections of devices at a time"
@@ -138,6 +142,8 @@ class Settings(EgressSettings, IdentitySettings):
     @classmethod
     def _is_an_address(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
+            if info.data.get("broker") == _NO_BROKER:
+                raise ValueError("host:port (with --broker none there is no other way in)")
             return None
         host, port = _address(value)
         if not host or port is None:
@@ -151,8 +157,8 @@ class Settings(EgressSettings, IdentitySettings):
     @field_validator("broker")
     @classmethod
     def _broker_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None:
-            return None
+        if value in {None, _NO_BROKER}:
+            return value
         parts = urlsplit(value)
         insecure = info.data.get("insecure", False)
         scheme, _ = _PLAIN if insecure else _SECURE
@@ -166,7 +172,7 @@ class Settings(EgressSettings, IdentitySettings):
         The client id is that of the node's part: the broker keeps its queue for it. The broker has to be the one of
         this node.
         """
-        if self.inlet is not None or self.from_kafka:
+        if self.inlet is not None or self.from_kafka or self.broker == _NO_BROKER:
             return None
         _, port = _PLAIN if identity is None else _SECURE
         parts = urlsplit(self.broker or "//127.0.0.1")

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +11,8 @@ from pathlib import Path
 import orjson
 import pytest
 
+from crds.kube.process import settings_of
+from router_manager.relay.settings import Settings
 from scripts.testbed.broker import Broker
 from scripts.testbed.processes import accepts, free_port
 from tests.relay.listener.devices import NODE, OWN, UEID, Device, device, granting
@@ -99,3 +102,25 @@ async def test_metrics_tell_of_devices_and_readiness_of_the_listener(tmp_path: P
     assert "fluidos_edge_relay_devices_connected 1.0" in text
     assert "fluidos_edge_relay_received_total 1.0" in text
     assert "fluidos_edge_relay_devices_malformed_total 0.0" in text
+
+
+async def test_a_site_without_a_broker_has_the_listener_alone(tmp_path: Path) -> None:
+    port = free_port()
+    async with serving(Target()) as target:
+        with running(tmp_path, "none", target.url, port, "--insecure") as process:
+            await process.ready()
+            found = Device(port)
+            assert await found.connect() == "Success"
+            found.publish("a/b", b'{"id":1}')
+            await until(lambda: target.ids == [1])
+            found.stop()
+
+
+def test_a_relay_has_some_way_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--insecure", "--node", "n", "--state-dir", str(tmp_path), "--broker", "none"]
+    monkeypatch.setattr(sys, "argv", ["relay", *flags])
+    with pytest.raises(SystemExit):
+        settings_of(Settings)
+    assert "with --broker none there is no other way in" in capsys.readouterr().err
