@@ -16,6 +16,7 @@ import uvloop
 from confluent_kafka import KafkaError
 
 from benchmarks.relay_stage import TOPICS
+from router_manager.relay.kafka.producer import SETTINGS
 from router_manager.relay.mqtt.decoder import Decoder
 from router_manager.relay.mqtt.packets import Connack, Suback, Version, connect, pubacks, subscribe
 
@@ -47,9 +48,7 @@ async def read(port: int, count: int) -> float:
 
 def produce(servers: str, topic: str, count: int) -> float:
     """Microseconds a message."""
-    producer = confluent_kafka.Producer(
-        {"bootstrap.servers": servers, "enable.idempotence": True, "acks": "all", "queue.buffering.max.messages": count}
-    )
+    producer = confluent_kafka.Producer({**SETTINGS, "bootstrap.servers": servers})
     producer.list_topics(topic, timeout=_LIMIT_SECONDS)
     delivered = 0
 

@@ -14,5 +14,6 @@ name=$1
 shift
 names | grep -qxF -- "$name" || die "no benchmark $name; there are: $(names | tr '\n' ' ')"
 setup
+[[ $name != relay ]] || ensure_kafka
 cd "$ROOT"
 exec "$PYTHON" -m "benchmarks.$name" "$@"
