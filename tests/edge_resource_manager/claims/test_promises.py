@@ -24,8 +24,8 @@ from edge_resource_manager.domain.promises import (
     observation,
 )
 from edge_resource_manager.domain.query import parse_query, to_query
+from tests.edge_resource_manager.claims.market import Market, binding, market
 from tests.edge_resource_manager.claims.samples import NOW, candidate, spec
-from tests.edge_resource_manager.claims.test_decision import Market, binding, market
 
 LIMIT = Bound(less_than=16_000)
 ASKED = spec(sensor={"type": "Humidity"}, latency_microseconds={"less_than": 16_000})
