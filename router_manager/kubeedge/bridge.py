@@ -84,9 +84,11 @@ class Bridge:
         """A Node came, went, or is ready since another time."""
         name = change.key[1]
         now = _ready_since(change.obj) if isinstance(change, Put) else None
-        if now == self._ready_since.pop(name, None) and now is None:
+        if now == self._ready_since.get(name):
             return
-        if now is not None:
+        if now is None:
+            del self._ready_since[name]
+        else:
             self._ready_since[name] = now
         for namespace in self._rules.keys() | self._outcomes.keys():
             self.namespaces.add(namespace)

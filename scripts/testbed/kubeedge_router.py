@@ -28,12 +28,15 @@ from typing import Final
 from urllib.parse import urlsplit
 
 import paho.mqtt.client as paho
+import structlog
 from paho.mqtt.enums import CallbackAPIVersion
 
 from crds.kube.client import NODES, Kind, Kube, Object
 from crds.kube.process import configure_logging, run_process, until_stopped
 from crds.kube.watch import Change, Gone, Key, Put, follow
 from crds.models.kubeedge_rules import Rule, RuleEndpoint
+
+log = structlog.get_logger(__name__)
 
 QUEUE: Final = 1024
 RULE_TRIES: Final = (5.0, 10.0, 15.0, 20.0)
@@ -53,7 +56,7 @@ class Router:
         """What the edge knows of."""
         self._rules: dict[Key, Rule] = {}
         self._endpoints: dict[Key, RuleEndpoint] = {}
-        self._posts: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self.changed = asyncio.Event()
 
     def node_seen(self, change: Change) -> None:
@@ -106,14 +109,15 @@ class Router:
             if self.linked.is_set():
                 self.subscriptions.add(topic)
                 self.changed.set()
+            log.info("took up a Rule", topic=topic, heard_at_the_edge=self.linked.is_set())
 
     def _is_here(self, rule: Rule) -> bool:
         return rule.spec.source_resource.get("node_name") == self.node
 
     def _start(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)
-        self._posts.add(task)
-        task.add_done_callback(self._posts.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
 
 class Edge:
