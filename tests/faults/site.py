@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -35,7 +34,7 @@ BATCH = BatchLimits().records
 LIMIT_SECONDS = 90.0
 _SOME_BYTES = 1000
 """Of ids."""
-NOWHERE = "mqtt://127.0.0.1:9"
+NO_BROKER = "none"
 
 
 def until(condition: Callable[[], object], *, what: str, limit: float = LIMIT_SECONDS) -> None:
@@ -140,7 +139,7 @@ class Relay(RelayProcess):
         logs: Path,
         grants: Grants | None = None,
         identity: Sequence[str] = ("--insecure",),
-        broker: str | None = NOWHERE,
+        broker: str | None = NO_BROKER,
         kubeconfig: Path | None = None,
         listen_rate: float | None = 1e6,
         flags: Sequence[str] = (),
@@ -170,12 +169,17 @@ class Relay(RelayProcess):
     def kill(self) -> None:
         self.child.kill()
 
-    def serves(self, *, ready: bool) -> bool:
-        """Whether it has the route, and all its sources where `ready` asks for that: what comes before is not owed."""
+    def serves(self) -> bool:
+        """Whether it has its route and its sources: what comes before is not owed."""
         try:
-            return 'target="' in self.get("/metrics") and (not ready or self.get("/readyz") == "ready\n")
+            return 'target="' in self.get("/metrics") and self.get("/readyz") == "ready\n"
         except OSError:
             return False
+
+    def full(self) -> bool:
+        """Whether there is no room for its spool."""
+        prefix = "fluidos_edge_relay_spool"
+        return self.serves() and self.metric(f"{prefix}_bytes") >= self.metric(f"{prefix}_capacity_bytes")
 
     def metric(self, name: str) -> float:
         """One without labels, or the sum over all labels."""
@@ -195,7 +199,8 @@ class Site:
     def moves(self, *, what: str = "a delivery") -> None:
         """Wait until some hundred messages more have been delivered."""
         least = self.sink.size + _SOME_BYTES
-        until(lambda: self.sink.size > least, what=what)
+        until(lambda: self.sink.size > least or self.relay.child.exit_code is not None, what=what)
+        assert self.relay.child.exit_code is None, self.relay.child.tail()
 
     def settle(self, *, faults: int, most_again: int = BATCH, most_lost: int = 0) -> None:
         """End the flow; nothing that was acknowledged may be missing, nor come more often than the faults explain."""
@@ -231,7 +236,7 @@ def judge(owed: set[int], sink: Sink, *, faults: int, most_again: int = BATCH, m
 def site(
     directory: Path,
     *,
-    broker: str = NOWHERE,
+    broker: str = NO_BROKER,
     port: int | None = None,
     rate: float = RATE,
     devices: Iterable[int] = range(DEVICES),
@@ -282,8 +287,7 @@ def site(
         )
         stack.callback(relay.kill)
         if not here:
-            ready = partial(relay.serves, ready=broker != NOWHERE)
-            relay.child.wait_until(ready, what="its route", limit=LIMIT_SECONDS)
+            relay.child.wait_until(relay.serves, what="its route", limit=LIMIT_SECONDS)
         publisher = Publisher(directory, port or relay.port, rate=rate, devices=devices, size=size, prefix=here)
         stack.callback(publisher.child.kill)
         running = Site(relay=relay, sink=sink, publisher=publisher)

@@ -57,7 +57,6 @@ async def test_only_the_right_certificate_gets_readings_and_gets_all_of_them(tmp
             tmp_path,
             to_target,
             logs=tmp_path,
-            broker="mqtts://127.0.0.1:9",
             grants=grants,
             identity=("--identity-socket", str(socket)),
         )

@@ -34,13 +34,12 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_holds_devices_up_and_loses_nothing_even_if_the_relay_dies(
     tmp_path: Path, small_disk: Path
 ) -> None:
-    complaint = "cannot write the spool"
-    with site(tmp_path, size=2000, disk=small_disk) as running:
+    with site(tmp_path, size=2000, disk=small_disk, flags=("--spool-reserve-mebibytes", "0")) as running:
         fill(small_disk / "somebody-elses")
-        until(lambda: running.relay.tells(complaint), what="the relay's complaint")
+        until(running.relay.full, what="a relay that has no room")
         running.relay.kill()
         running.relay.start()
-        until(lambda: running.relay.tells(complaint, times=2), what="the same complaint in the next life")
+        until(running.relay.full, what="no room for its next life either")
         stuck = running.publisher.size
         (small_disk / "somebody-elses").unlink()
         until(lambda: running.publisher.size > stuck, what="an acknowledgement once there is room")

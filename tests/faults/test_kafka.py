@@ -56,7 +56,7 @@ def chain(directory: Path, kafka: Kafka) -> Iterator[tuple[Site, Relay]]:
         )
         stack.callback(edge.kill)
         for relay in (edge, deliver):
-            relay.child.wait_until(lambda relay=relay: relay.serves(ready=False), what="its route", limit=LIMIT_SECONDS)  # type: ignore[misc] # mypy infers no default
+            relay.child.wait_until(relay.serves, what="its route", limit=LIMIT_SECONDS)
         publisher = Publisher(directory, edge.port)
         stack.callback(publisher.child.kill)
         running = Site(relay=edge, sink=sink, publisher=publisher)
