@@ -161,6 +161,8 @@ class Pump:
                     self._report(reason)
                     self.statistics.retried += 1
                     self.lane.shed()
+                    # What was delivered ahead of the disk is on it by now, perhaps: not to be delivered again.
+                    self.save_position()
                     attempt += 1
                     self._failures += 1
                     self._woken.clear()
