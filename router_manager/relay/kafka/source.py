@@ -38,8 +38,7 @@ SETTINGS: dict[str, Any] = {
     # A new group owes what was written before its first member came.
     "auto.offset.reset": "earliest",
     "partition.assignment.strategy": "cooperative-sticky",
-    # A member that was killed is missed so soon.
-    "session.timeout.ms": 6_000,
+    # A heartbeat's answer says that others come or go.
     "heartbeat.interval.ms": 2_000,
     # One whose disk is full for so long leaves its partitions to others.
     "max.poll.interval.ms": 300_000,
@@ -56,6 +55,7 @@ class SiteSettings:
         topic: of the site.
         group: whose members share the topic's partitions.
         identity: shown to the cluster; None is `--insecure`.
+        session_seconds: after which a member that was killed is missed.
         drain_seconds: how long targets may take for what was read of a partition before another member gets it.
     """
 
@@ -63,6 +63,7 @@ class SiteSettings:
     topic: str
     group: str
     identity: IdentitySource | None = None
+    session_seconds: float = 6.0
     drain_seconds: float = 5.0
 
 
@@ -151,8 +152,12 @@ class KafkaSource:
 
     async def _belong(self, identity: Identity | None) -> None:
         settings = self._settings
-        configuration = SETTINGS | settings.cluster.configuration(identity)
-        consumer = Consumer({**configuration, "group.id": settings.group, "error_cb": self._note})
+        membership = {
+            "group.id": settings.group,
+            "session.timeout.ms": round(1000 * settings.session_seconds),
+            "error_cb": self._note,
+        }
+        consumer = Consumer(SETTINGS | membership | settings.cluster.configuration(identity))
         consumer.subscribe([settings.topic], on_assign=self._assigned, on_revoke=self._give_up, on_lost=self._lost)
         self._consumer = consumer
         try:
@@ -200,8 +205,7 @@ class KafkaSource:
         """Called back; goes on where the group is, or where the spool is if a crash of the cluster cost the commit."""
         found = consumer.committed(partitions, timeout=_COMMITTED_SECONDS) if partitions else []
         for each in found:
-            if (own := self._on_disk.get(each.partition, -1)) > each.offset:
-                each.offset = own
+            each.offset = max(each.offset, self._on_disk.get(each.partition, each.offset))
         consumer.incremental_assign(found)
         self._problem, self.ready = "", True
         self.partitions |= {each.partition for each in partitions}

@@ -21,6 +21,7 @@ from scripts.testbed.broker import Broker
 from scripts.testbed.kafka import Kafka
 from tests.relay.kafka.support import create, endpoint, exits, headers, read, relay, write
 from tests.relay.support import (
+    LIMIT_SECONDS,
     LOOPBACK,
     Target,
     numbered,
@@ -42,9 +43,15 @@ async def delivering(
     state: Path, kafka: Kafka, topic: str, *routes: Route, drain_seconds: float = 10.0
 ) -> AsyncIterator[Relay]:
     """One of the deliver relays of a site, which takes a share of the topic."""
-    cluster = Cluster(servers=(kafka.address,), plain=True)
-    site = SiteSettings(cluster=cluster, topic=topic, group=topic, drain_seconds=drain_seconds)
-    to = Exits(LOOPBACK, timeout_seconds=2.0)
+    # Nothing that a busy machine delays may look like a fault: it would show readings again.
+    site = SiteSettings(
+        cluster=Cluster(servers=(kafka.address,), plain=True),
+        topic=topic,
+        group=topic,
+        session_seconds=45.0,
+        drain_seconds=drain_seconds,
+    )
+    to = Exits(LOOPBACK, timeout_seconds=LIMIT_SECONDS)
     async with Relay(state=state, session=None, exits=to, site=site) as running:
         running.apply(table(*routes))
         await until(lambda: running.ready, what="membership")
@@ -101,7 +108,7 @@ async def test_a_reading_is_written_once_and_served_to_every_route_with_the_time
         assert len(written) == 200, "two routes, and one record"
         at_site = [_at_site(each) for each in routes]
         async with delivering(tmp_path / "deliver", kafka, topic, *at_site):
-            await until(lambda: len(one.accepted) == 200 and len(two.accepted) == 200)
+            await until(lambda: len(one.accepted) >= 200 and len(two.accepted) >= 200)
     assert two.ids == list(range(200))
     assert [each["reading"]["id"] for each in one.accepted] == list(range(200))
     arrived = headers(written[0])["ingested-ns"]
@@ -140,9 +147,9 @@ async def test_what_is_spooled_is_not_read_again_and_what_is_not_is(tmp_path: Pa
             await write(kafka, topic, spread(range(300, 400)))
             await until(lambda: two.spool.head == 101, what="100 records on disk")
             target.always = None
-            await until(lambda: len(target.accepted) == 100)
+            await until(lambda: len(target.accepted) >= 100)
         async with delivering(tmp_path / "one", kafka, topic, of_all(target)):
-            await until(lambda: len(target.accepted) == 400)
+            await until(lambda: len(target.accepted) >= 400)
         assert sorted(target.ids) == list(range(400))
 
 
@@ -151,7 +158,8 @@ async def test_records_of_others_are_passed_over_and_counted(tmp_path: Path, kaf
     strange = [(b"x", b"{}", {}), (b"x", b"{}", {"node": b"\xff", "topic": b"t", "ingested-ns": b"1"})]
     async with serving(Target()) as target, delivering(tmp_path / "one", kafka, topic, of_all(target)) as one:
         await write(kafka, topic, [*strange, *spread(range(50))])
-        await until(lambda: len(target.accepted) == 50 and site_of(one).malformed == 2)
+        await until(lambda: len(target.accepted) >= 50)
+        assert site_of(one).malformed == 2
 
 
 async def test_a_killed_cluster_costs_no_reading_and_doubles_none(
