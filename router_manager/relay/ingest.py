@@ -20,7 +20,7 @@ import structlog
 
 from router_manager.domain.batching import backoff_seconds, linger_seconds
 from router_manager.domain.payload import Record
-from router_manager.relay.lane import Lane
+from router_manager.relay.lane import Chunk, Lane
 from router_manager.relay.mqtt.packets import Received
 from router_manager.relay.spool import Spool
 
@@ -170,14 +170,18 @@ class Ingest:
 
 def _hand_on(groups: Sequence[_Group]) -> None:
     """To the lanes; one that is in several groups gets its records in the order of the spool all the same."""
-    arrivals: dict[Lane, list[list[Record]]] = {}
+    arrivals: dict[Lane, list[Chunk]] = {}
     for group in groups:
+        chunk = Chunk(group.records)
         for lane in group.lanes:
-            arrivals.setdefault(lane, []).append(group.records)
+            arrivals.setdefault(lane, []).append(chunk)
         group.records = []
-    for lane, lists in arrivals.items():
-        records = lists[0] if len(lists) == 1 else sorted(chain.from_iterable(lists), key=_BY_ID)
-        lane.push(records, sum([len(record.payload) for record in records]))
+    for lane, chunks in arrivals.items():
+        lane.push(chunks[0] if len(chunks) == 1 else _merged(chunks))
+
+
+def _merged(chunks: Sequence[Chunk]) -> Chunk:
+    return Chunk(sorted(chain.from_iterable([chunk.records for chunk in chunks]), key=_BY_ID))
 
 
 _BY_ID = attrgetter("id")

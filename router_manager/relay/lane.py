@@ -14,9 +14,19 @@ from router_manager.domain.payload import Record
 from router_manager.domain.table import Feed
 from router_manager.relay.spool import Cursor, Spool
 
-_MAX_QUEUED_RECORDS = 65_536
-_RECORD_BYTES = 200
-"""About what a record takes beside its payload."""
+_RECORD_BYTES = 500
+"""About what a record takes beside its payload, with what was read from that."""
+
+
+class Chunk:
+    """Records that came together, in order; nobody changes them. Lanes share chunks, and memory counts each once."""
+
+    __slots__ = ("held_bytes", "holders", "records")
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.records = records
+        self.held_bytes = sum([len(record.payload) for record in records]) + len(records) * _RECORD_BYTES
+        self.holders = 0
 
 
 class Memory:
@@ -25,6 +35,22 @@ class Memory:
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.used = 0
+
+    def has_room(self, chunk: Chunk) -> bool:
+        """Whether one more lane may hold a chunk."""
+        return chunk.holders > 0 or self.used + chunk.held_bytes <= self.max_bytes
+
+    def hold(self, chunk: Chunk) -> None:
+        """A lane has it in its queue."""
+        if not chunk.holders:
+            self.used += chunk.held_bytes
+        chunk.holders += 1
+
+    def release(self, chunk: Chunk) -> None:
+        """A lane has it no longer."""
+        chunk.holders -= 1
+        if not chunk.holders:
+            self.used -= chunk.held_bytes
 
 
 class Lane:
@@ -45,9 +71,10 @@ class Lane:
         """Places of the spool that could not be read, and may have held records of the lane."""
         self._spool = spool
         self._memory = memory
-        self._queue: deque[Sequence[Record]] = deque()
+        self._queue: deque[Chunk] = deque()
+        self._begun = 0
+        """Records of the first chunk that have been taken."""
         self._queued = 0
-        self._held_bytes = 0
         self._arrived = asyncio.Event()
         self._closed = False
         self._owed: int | None = None
@@ -70,7 +97,7 @@ class Lane:
         if self._owed is not None:
             position = self._owed
         elif self._queue:
-            position = self._queue[0][0].id
+            position = self._first.id
         else:
             position = self._spool.next_id if self._behind is None else self._next_id
         return min(position, self._spool.head)
@@ -90,19 +117,17 @@ class Lane:
         """When the first of the records that are not done was read; None where none is at hand."""
         if self._owed is not None:
             return self._owed_ns
-        return self._queue[0][0].ingested_ns if self._queue else None
+        return self._first.ingested_ns if self._queue else None
 
-    def push(self, records: Sequence[Record], size_bytes: int) -> None:
-        """Records of the lane's topics, which the spool has accepted. The list is shared: nobody changes it."""
+    def push(self, chunk: Chunk) -> None:
+        """Records of the lane's topics, which the spool has accepted."""
         if self._behind is not None or self._closed:
             return
-        size_bytes += len(records) * _RECORD_BYTES
-        full = self._queued >= _MAX_QUEUED_RECORDS or self._memory.used + size_bytes > self._memory.max_bytes
-        if full:
-            self._next_id = records[0].id
-            self._behind = self._spool.seek(self._next_id)
+        if self._memory.has_room(chunk):
+            self._enqueue(chunk)
         else:
-            self._enqueue(records, size_bytes)
+            self._next_id = chunk.records[0].id
+            self._behind = self._spool.seek(self._next_id)
         self.drained.clear()
         self._arrived.set()
 
@@ -121,18 +146,20 @@ class Lane:
         taken: list[Record] = []
         size = 0
         while self._queue and len(taken) < records:
-            chunk = self._queue.popleft()
-            part = chunk[: records - len(taken)]
+            chunk = self._queue[0]
+            part = chunk.records[self._begun : self._begun + records - len(taken)]
             sizes = [len(record.payload) for record in part]
             while size + sum(sizes) > size_bytes and len(taken) + len(sizes) > 1:
                 sizes = sizes[: len(sizes) // 2]  # halves are near enough: large readings are rare
             part = part[: len(sizes)]
             size += sum(sizes)
             taken += part
-            if len(part) < len(chunk):
-                self._queue.appendleft(chunk[len(part) :])
+            self._begun += len(part)
+            if self._begun < len(chunk.records):
                 break
-        self._release(len(taken), size)
+            self._memory.release(self._queue.popleft())
+            self._begun = 0
+        self._queued -= len(taken)
         self._owed, self._owed_ns = (taken[0].id, taken[0].ingested_ns) if taken else (None, 0)
         if taken and taken[0].id < self._vet_below:
             feeds = self._feeds
@@ -150,7 +177,7 @@ class Lane:
     def shed(self) -> None:
         """Leave to the disk what is queued: the target does not take it now, and others need the memory."""
         if self._queue:
-            self._next_id = self._queue[0][0].id
+            self._next_id = self._first.id
             self._behind = self._spool.seek(self._next_id)
             self._clear()
 
@@ -167,25 +194,23 @@ class Lane:
         self._clear()
         self.drained.set()
 
+    @property
+    def _first(self) -> Record:
+        return self._queue[0].records[self._begun]
+
     def _place(self, position: int) -> Cursor | None:
         return self._spool.seek(position) if position < self._spool.next_id else None
 
-    def _enqueue(self, records: Sequence[Record], held_bytes: int) -> None:
-        self._queue.append(records)
-        self._queued += len(records)
-        self._held_bytes += held_bytes
-        self._memory.used += held_bytes
-
-    def _release(self, records: int, payload_bytes: int) -> None:
-        held_bytes = payload_bytes + records * _RECORD_BYTES
-        self._queued -= records
-        self._held_bytes -= held_bytes
-        self._memory.used -= held_bytes
+    def _enqueue(self, chunk: Chunk) -> None:
+        self._queue.append(chunk)
+        self._queued += len(chunk.records)
+        self._memory.hold(chunk)
 
     def _clear(self) -> None:
-        self._memory.used -= self._held_bytes
-        self._held_bytes = self._queued = 0
+        for chunk in self._queue:
+            self._memory.release(chunk)
         self._queue.clear()
+        self._queued = self._begun = 0
 
     async def _read_page(self, cursor: Cursor) -> None:
         if self._next_id >= self._spool.head:
@@ -199,5 +224,4 @@ class Lane:
             records = page.records
         if records and not self._closed:
             # A page counts as memory but is not refused: who waits for the memory of others may wait for ever.
-            size_bytes = sum([len(record.payload) for record in records])
-            self._enqueue(records, size_bytes + len(records) * _RECORD_BYTES)
+            self._enqueue(Chunk(records))

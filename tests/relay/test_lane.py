@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from router_manager.domain.payload import Record
 from router_manager.domain.table import Feed
-from router_manager.relay.lane import Lane, Memory
+from router_manager.relay.lane import Chunk, Lane, Memory
 from router_manager.relay.spool import Spool
 from tests.relay.support import record, source
 
@@ -39,7 +39,7 @@ def accept(spool: Spool, count: int, topic: str = "a", payload: bytes = b"x") ->
 
 
 def push(lane: Lane, records: list[Record]) -> None:
-    lane.push(records, sum(len(one.payload) for one in records))
+    lane.push(Chunk(records))
 
 
 async def take_all(lane: Lane, count: int, *, records: int = 7) -> list[int]:
@@ -186,3 +186,17 @@ def test_batches_keep_order_and_bounds(
     assert found == list(range(1, len(sizes) + 1))
     assert memory.used == 0
     own.close()
+
+
+async def test_what_several_lanes_hold_counts_once(spool: Spool) -> None:
+    memory = Memory(100_000)
+    lanes = [Lane(spool=spool, memory=memory, feeds=feeds(a=0), position=1) for _ in range(10)]
+    chunk = Chunk(accept(spool, 30))
+    for lane in lanes:
+        lane.push(chunk)
+    assert memory.used == chunk.held_bytes
+    for lane in lanes[1:]:
+        assert await take_all(lane, 30) == list(range(1, 31))
+    assert memory.used == chunk.held_bytes, "one lane has it still"
+    lanes[0].close()
+    assert memory.used == 0
