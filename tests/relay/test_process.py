@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import random
 import sys
 import urllib.request
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,28 +78,6 @@ class RelayProcess:
 
 def more_than(target: Target, seen: int, total: int) -> bool:
     return len(target.accepted) > seen or len(set(target.ids)) == total
-
-
-async def test_killed_again_and_again_in_mid_flood_it_loses_nothing(tmp_path: Path, broker: Broker) -> None:
-    chance = random.Random(7)  # noqa: S311 - when to kill is no secret
-    kills, total = 5, 4000
-    async with serving(Target()) as target:
-        process = RelayProcess(tmp_path, broker.url, target.url)
-        try:
-            await process.ready()
-            flood = asyncio.create_task(publish_all(broker.port, numbered(range(total))))
-            for _ in range(kills):
-                seen = len(target.accepted)
-                await until(partial(more_than, target, seen, total))
-                await asyncio.sleep(chance.uniform(0, 0.2))
-                process.child.kill()
-                process.start()
-            await flood
-            await until(lambda: len(set(target.ids)) == total, what="all ids")
-        finally:
-            process.child.kill()
-    first_seen = list(dict.fromkeys(target.ids))
-    assert first_seen == list(range(total)), "the first arrival of each reading is in order"
 
 
 async def test_a_target_that_comes_back_gets_all_that_was_spooled_before_a_kill(tmp_path: Path, broker: Broker) -> None:

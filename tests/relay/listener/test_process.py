@@ -63,15 +63,7 @@ def publish_all(found: Device, ids: dict[int, int]) -> None:
         ids[found.publish("a/b", orjson.dumps({"id": number}))] = number
 
 
-async def test_killed_again_and_again_it_loses_nothing_that_it_acknowledged(tmp_path: Path, broker: Broker) -> None:
-    port = free_port()
-    async with serving(Target()) as target:
-        with running(tmp_path, broker.url, target.url, port, "--insecure") as process:
-            found = Device(port, reconnect=True)
-            await kill_under_load(process, found, target, kills=5, port=port)
-
-
-async def test_over_tls_too_on_the_grants_of_its_last_life(tmp_path: Path) -> None:
+async def test_killed_under_load_it_loses_nothing_over_tls_on_the_grants_of_its_last_life(tmp_path: Path) -> None:
     port = free_port()
     state = tmp_path / "relay"
     async with (
