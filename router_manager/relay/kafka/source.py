@@ -67,7 +67,7 @@ class SiteSettings:
     drain_seconds: float = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Taken:
     """Records of one fetch. See Source of the ingest."""
 
@@ -192,7 +192,7 @@ class KafkaSource:
             try:
                 headers = dict(cast("list[tuple[str, bytes]]", message.headers() or []))
                 topic = site_topic(headers[TOPIC].decode(), node=headers[NODE].decode())
-                times.append(int(headers[INGESTED]))
+                times.append(_nanoseconds(headers[INGESTED]))
             except (KeyError, ValueError, AttributeError):
                 self.malformed += 1
                 continue
@@ -235,3 +235,11 @@ class KafkaSource:
         if problem != self._problem:
             log.warning("reading from Kafka is disturbed", reason=problem)
         self._problem = problem
+
+
+def _nanoseconds(header: bytes) -> int:
+    """What the spool can write; who may write into the topic is not asked by the relay."""
+    ns = int(header)
+    if not 0 <= ns < 2**63:
+        raise ValueError(f"{INGESTED} is not between 0 and 2^63")
+    return ns
