@@ -55,8 +55,8 @@ def chain(directory: Path, kafka: Kafka) -> Iterator[tuple[Site, Relay]]:
             flags=("--to-kafka", kafka.address, *topic),
         )
         stack.callback(edge.kill)
-        for relay in (edge, deliver):
-            relay.child.wait_until(relay.serves, what="its route", limit=LIMIT_SECONDS)
+        # The topic comes into being with the first reading, and the deliver relay becomes ready with it.
+        edge.child.wait_until(edge.serves, what="its route", limit=LIMIT_SECONDS)
         publisher = Publisher(directory, edge.port)
         stack.callback(publisher.child.kill)
         running = Site(relay=edge, sink=sink, publisher=publisher)
