@@ -78,6 +78,8 @@ class Pump:
         self._due = 0.0
         """When the target may be asked again, by the clock of the loop."""
         self._woken = asyncio.Event()
+        self._buried: set[int] = set()
+        """Of what was taken, the ids of records that are dead letters already: a batch is tried more than once."""
 
     def configure(self, way: Way) -> None:
         """Take a changed route: from the next batch on, and for the next try of the one in flight."""
@@ -103,6 +105,7 @@ class Pump:
             passed = kept if self.way.filter is None else [record for record in kept if self._passes(record)]
             if passed:
                 await self._deliver(passed)
+            self._buried.clear()
             self.lane.settle()
             self.save_position()
 
@@ -141,17 +144,15 @@ class Pump:
 
     async def _deliver(self, records: Sequence[Record]) -> None:
         parts = deque([records])
-        attempt = 0
         while parts:
             if self._failures and not (parts := await self._waited(parts)):
                 return
-            outcome = await self._try(parts[0], attempt)
+            outcome = await self._try(parts[0])
             match outcome:
                 case Delivered():
                     self._record_limit = grown(self._record_limit, most=self._outlet.limits.records)
                 case Refused(reason):
                     self._report(reason)
-                    await self.bury([(record, reason) for record in parts[0]])
                 case Split():
                     whole = parts.popleft()
                     half = self._record_limit = shrunk(len(whole))
@@ -163,23 +164,28 @@ class Pump:
                     self.lane.shed()
                     # What was delivered ahead of the disk is on it by now, perhaps: not to be delivered again.
                     self.save_position()
-                    attempt += 1
                     self._failures += 1
                     self._woken.clear()
                     self._due = asyncio.get_running_loop().time() + after_seconds
                     continue
                 case _:
                     assert_never(outcome)
-            attempt = self._failures = 0
+            self._failures = 0
             self.lane.advance(parts.popleft()[-1].id + 1)
 
-    async def _try(self, records: Sequence[Record], attempt: int) -> Outcome:
-        """Send what of the records can be written and is still wanted."""
-        way, outlet = self.way, self._outlet
-        wanted: Sequence[Record] = [record for record in records if record.topic in way.feeds]
+    async def _try(self, records: Sequence[Record]) -> Outcome:
+        """Send what of the records can be written and is still wanted; bury what cannot, and what is refused."""
+        way, outlet, buried = self.way, self._outlet, self._buried
+        wanted: Sequence[Record] = [
+            record
+            for record in records
+            # A topic that went and came back meanwhile is wanted from its return on.
+            if (feed := way.feeds.get(record.topic)) and record.id >= feed.since and record.id not in buried
+        ]
         written = write(wanted, carrier=carrier_of(way.target), writers=way.writers)
-        if written.unencodable and attempt == 0:
+        if written.unencodable:
             await self.bury(written.unencodable)
+            buried.update([record.id for record, _ in written.unencodable])
         wanted = written.records
         if not wanted:
             return Delivered()
@@ -195,6 +201,8 @@ class Pump:
             now=datetime.fromtimestamp(now_ns / 1e9, UTC),
             jitter=random.random(),  # noqa: S311 - spreads retries, guards nothing
         )
+        if isinstance(outcome, Refused):
+            await self.bury([(record, outcome.reason) for record in wanted])
         if isinstance(outcome, Delivered):
             first = self.statistics.delivered == 0
             self.statistics.wrapped += written.wrapped
