@@ -56,7 +56,7 @@ def produce(servers: str, topic: str, count: int) -> float:
         nonlocal delivered
         delivered += error is None
 
-    said = {"flavor": "bench-0", "device": "bench-sensor-0", "node": "bench", "topic": TOPICS[0]}
+    said = {"flavor": "bench-0", "node": "bench", "topic": TOPICS[0]}
     headers: list[tuple[str, str | bytes | None]] = [(name, text.encode()) for name, text in said.items()]
     keys = [topic.encode() for topic in TOPICS]
     value = b"x" * _BYTES

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import confluent_kafka
 import structlog
@@ -53,16 +53,9 @@ SETTINGS: Final = {
     "topic.metadata.propagation.max.ms": 5_000,
 }
 
-
-Headers: TypeAlias = "list[tuple[str, str | bytes | None]]"
-
-
-class Message(NamedTuple):
-    """One record to be."""
-
-    key: bytes
-    value: bytes
-    headers: Headers
+Header: TypeAlias = "tuple[str, str | bytes | None]"
+Message: TypeAlias = "tuple[bytes, bytes, list[Header]]"
+"""One record to be: key, value, headers."""
 
 
 class Delivery:

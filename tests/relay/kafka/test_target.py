@@ -66,7 +66,7 @@ async def test_every_reading_is_one_record_and_those_of_a_device_are_in_order(
     assert {each.key() for each in found} == {b"device-1"}
     first = headers(found[0])
     assert int(first.pop("ingested-ns")) > 1e18
-    assert first == {"flavor": b"flavor-0", "device": b"device-1", "node": b"edge-1", "topic": b"a/b"}
+    assert first == {"flavor": b"flavor-0", "node": b"edge-1", "topic": b"a/b"}
 
 
 async def test_what_a_target_wants_of_a_reading_is_the_value(
