@@ -178,6 +178,15 @@ def changed(table: Table, change: Change) -> Table:
     return table.model_copy(update={"version": change.put.version, "routes": tuple(routes.values()), "since": since})
 
 
+def capped(table: Table, *, head: int) -> Table:
+    """The table of an earlier life, with no mark above the head of the spool.
+
+    A route may have come while records were not yet on disk, and these are gone: their ids are given out again.
+    """
+    since = {uid: {topic: min(mark, head) for topic, mark in marks.items()} for uid, marks in table.since.items()}
+    return table.model_copy(update={"since": since})
+
+
 def ways(table: Table) -> dict[LaneKey, Way]:
     """The lanes that a table asks for."""
     found = {}

@@ -118,7 +118,7 @@ class Relay:
         )
         self._replayer = Replayer(state / "replay", outlet=outlet, pumps=self.pumps)
         self._stored = Stored(state)
-        self._stored_table = StoredTable(state)
+        self._stored_table = StoredTable(state, head=self.spool.head)
         self._service: dict[str, asyncio.Task[None]] = {}
         self.listener: Listener | None = None
         if listen is not None:

@@ -10,7 +10,7 @@ import structlog
 from pydantic import ValidationError
 
 from crds.models.base import Model
-from router_manager.domain.table import Change, Table, changed
+from router_manager.domain.table import Change, Table, capped, changed
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +52,13 @@ class StoredTable:
     A line of the journal counts on a table of an older version only, so it does no harm that one file is newer.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Take up what the last life has left in a folder that is there."""
+    def __init__(self, directory: Path, *, head: int) -> None:
+        """Take up what the last life has left in a folder that is there.
+
+        Args:
+            directory: the folder.
+            head: one more than the last record that the spool has on disk.
+        """
         self._path = directory / "table.json"
         self._journal = directory / "table.changes"
         self._journal_bytes = 0
@@ -71,6 +76,10 @@ class StoredTable:
                 break
             if change.put.version > self.table.version:
                 self.table = changed(self.table, change)
+        restored = capped(self.table, head=head)
+        if restored != self.table:
+            self.table, self._stale = restored, True
+            self.save()
 
     def put(self, change: Change) -> None:
         """Remember a change; on disk when it returns, if the disk takes it."""
