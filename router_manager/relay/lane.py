@@ -175,9 +175,9 @@ class Lane:
         self._owed = None
 
     def shed(self) -> None:
-        """Leave to the disk what is queued: the target does not take it now, and others need the memory."""
-        if self._queue:
-            self._next_id = self._first.id
+        """Leave to the disk what is queued, and what comes: the target takes nothing now, others need the memory."""
+        if self._queue or self._behind is None:
+            self._next_id = self._first.id if self._queue else self._spool.next_id
             self._behind = self._spool.seek(self._next_id)
             self._clear()
 

@@ -200,3 +200,16 @@ async def test_what_several_lanes_hold_counts_once(spool: Spool) -> None:
     assert memory.used == chunk.held_bytes, "one lane has it still"
     lanes[0].close()
     assert memory.used == 0
+
+
+async def test_a_lane_whose_target_takes_nothing_holds_no_memory_from_then_on(spool: Spool) -> None:
+    memory = Memory(1 << 20)
+    lane = Lane(spool=spool, memory=memory, feeds=feeds(a=0), position=1)
+    push(lane, await append(spool, 1))
+    lane.take(records=10, size_bytes=1000)
+    lane.shed()
+    push(lane, await append(spool, 50))
+    push(lane, accept(spool, 5))
+    assert (memory.used, lane.position, lane.backlog) == (0, 1, 55)
+    lane.settle()
+    assert await take_all(lane, 55) == list(range(2, 57))
