@@ -42,6 +42,7 @@ from router_manager.relay.lane import Lane
 from router_manager.relay.positions import PositionFile
 from router_manager.relay.statistics import LaneStatistics
 from router_manager.relay.targets.base import Batch, Exit
+from router_manager.relay.turns import Turns
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +57,7 @@ class Outlet:
     dead_letters: DeadLetters
     spool_identity: str
     limits: BatchLimits = field(default_factory=BatchLimits)
+    turns: Turns = field(default_factory=Turns)
     on_first_delivery: Callable[[], None] = lambda: None
 
 
@@ -147,7 +149,8 @@ class Pump:
         while parts:
             if self._failures and not (parts := await self._waited(parts)):
                 return
-            outcome = await self._try(parts[0])
+            async with self._outlet.turns.of(self.way.target.location):
+                outcome = await self._try(parts[0])
             match outcome:
                 case Delivered():
                     self._record_limit = grown(self._record_limit, most=self._outlet.limits.records)

@@ -19,7 +19,8 @@ from router_manager.relay.mqtt.packets import Publish, Received
 from router_manager.relay.positions import Positions
 from router_manager.relay.pump import Outlet, Pump
 from router_manager.relay.spool import Spool
-from router_manager.relay.targets.base import Batch
+from router_manager.relay.targets.base import Batch, Exit
+from router_manager.relay.turns import Turns
 from tests.relay.support import endpoint, route, table, until
 
 KEY = LaneKey("route-1", "target")
@@ -52,11 +53,16 @@ class Scripted:
 class Site:
     """Lanes between a spool and a scripted target."""
 
-    def __init__(self, state: Path, exits: Scripted) -> None:
+    def __init__(self, state: Path, exits: Exit, turns: Turns) -> None:
         self.state, self.exits, self.table = state, exits, Table()
         self.spool = Spool.open(state / "spool")
         self.ingest = Ingest(self.spool)
-        outlet = Outlet(exit=exits, dead_letters=DeadLetters(state / "dead"), spool_identity=self.spool.identity)
+        outlet = Outlet(
+            exit=exits,
+            dead_letters=DeadLetters(state / "dead"),
+            spool_identity=self.spool.identity,
+            turns=turns,
+        )
         self.lanes = Lanes(
             spool=self.spool, memory=Memory(1 << 20), positions=Positions(state / "positions"), outlet=outlet
         )
@@ -95,8 +101,8 @@ class Nobody:
 
 
 @asynccontextmanager
-async def site(state: Path, exits: Scripted, served: Table) -> AsyncIterator[Site]:
-    made = Site(state, exits)
+async def site(state: Path, exits: Exit, served: Table, *, at_once: int = 128) -> AsyncIterator[Site]:
+    made = Site(state, exits, Turns(at_once))
     flushing = asyncio.create_task(made.ingest.run())
     made.apply(served)
     try:
@@ -157,3 +163,51 @@ async def test_what_was_in_flight_when_its_source_went_is_not_sent_when_it_comes
         await drained(one)
         assert exits.delivered == [b'{"id":2}']
         assert one.letters == []
+
+
+class Crowd:
+    """An Exit that answers nobody of one origin before it is told to."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+        self.inside = self.most = 0
+        self.delivered: list[str] = []
+
+    async def send(self, batch: Batch) -> Answer:
+        if batch.way.target.location.startswith(URL):
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            await self.opened.wait()
+            await asyncio.sleep(0)
+            self.inside -= 1
+        self.delivered.append(str(batch.way.route))
+        return Response(200)
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_many_lanes_to_one_origin_take_turns_and_keep_no_other_waiting(tmp_path: Path) -> None:
+    exits = Crowd()
+    crowd = [route(endpoint(f"{URL}{number}"), uid=f"crowd-{number:02}") for number in range(20)]
+    other = route(endpoint("http://127.0.0.1:2/"), uid="other")
+    async with site(tmp_path, exits, table(*crowd, other), at_once=3) as one:
+        one.receive(b'{"id":1}')
+        await until(lambda: exits.delivered == ["test/other"])
+        assert exits.inside == 3
+        exits.opened.set()
+        await until(lambda: len(exits.delivered) == 21)
+        assert exits.most == 3
+        assert exits.delivered[1:] == [f"test/{each.uid}" for each in crowd], "in the order in which they came"
+
+
+async def test_a_source_that_goes_while_its_reading_waits_for_a_turn_is_not_sent(tmp_path: Path) -> None:
+    exits = Crowd()
+    first, second = route(endpoint(URL), uid="first"), route(endpoint(URL), uid="second")
+    async with site(tmp_path, exits, table(first, second), at_once=1) as one:
+        one.receive(b'{"id":1}')
+        await until(lambda: exits.inside == 1)
+        one.apply(table(first, route(endpoint(URL), uid="second", topics=["c"])))
+        exits.opened.set()
+        await until(lambda: all(pump.lane.drained.is_set() for pump in one.lanes.pumps.values()))
+        assert exits.delivered == ["test/first"]
