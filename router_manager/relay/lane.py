@@ -16,6 +16,8 @@ from router_manager.relay.spool import Cursor, Spool
 
 _RECORD_BYTES = 500
 """About what a record takes beside its payload, with what was read from that."""
+_MAX_AHEAD = 500
+"""How far a lane may be ahead of the disk: so many records at most come twice when the relay dies."""
 
 
 class Chunk:
@@ -133,8 +135,10 @@ class Lane:
 
     async def wait(self) -> None:
         """Until there is a record; reads from disk while the lane is behind."""
-        while not self._queue:
-            if self._behind is not None:
+        while not self._queue or self._allowed <= 0:
+            if self._queue:
+                await self._spool.flushed.wait()
+            elif self._behind is not None:
                 await self._read_page(self._behind)
             else:
                 self._arrived.clear()
@@ -145,6 +149,8 @@ class Lane:
         """The next records within the bounds; at least one, unless none of those at hand is for this lane."""
         taken: list[Record] = []
         size = 0
+        if self._queue:
+            records = max(1, min(records, self._allowed))
         while self._queue and len(taken) < records:
             chunk = self._queue[0]
             part = chunk.records[self._begun : self._begun + records - len(taken)]
@@ -193,6 +199,11 @@ class Lane:
         self._closed = True
         self._clear()
         self.drained.set()
+
+    @property
+    def _allowed(self) -> int:
+        """How many of the queued records may be taken at most; ids are of all topics, so there may be fewer."""
+        return self._spool.head + _MAX_AHEAD - self._first.id
 
     @property
     def _first(self) -> Record:

@@ -86,6 +86,8 @@ class Spool:
         """One more than the last record that was accepted."""
         self.tail: list[Record] = []
         """What is between: accepted, and not yet on disk."""
+        self.flushed = asyncio.Event()
+        """Wakes whoever waits for `head` to grow, each time that it did."""
         self.damaged = 0
         """Places that could not be read."""
         self.size = sum(segment.size for segment in segments)
@@ -209,6 +211,8 @@ class Spool:
         self.size += len(data)
         self.head = records[-1].id + 1
         del self.tail[: len(records)]
+        self.flushed.set()
+        self.flushed.clear()
 
     def seek(self, record_id: int) -> Cursor:
         """A place at or before the record."""

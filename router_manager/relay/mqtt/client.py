@@ -30,6 +30,7 @@ from router_manager.relay.mqtt.packets import (
 )
 from router_manager.relay.mqtt.properties import (
     MAXIMUM_PACKET_SIZE,
+    RECEIVE_MAXIMUM,
     SERVER_KEEP_ALIVE,
     SESSION_EXPIRY_INTERVAL,
     Properties,
@@ -45,6 +46,8 @@ _TOPICS_A_PACKET = 200
 # of mosquitto's, and up to 2.0.22 a SIGHUP puts it there twice: its memory is read after it came back (docs/broker.md).
 # What waits for a relay that never comes is bounded by max_queued_bytes.
 _NEVER = 0xFFFF_FFFF
+_WINDOW = 2000
+"""Messages that the broker may send ahead of our acknowledgements; as many may come twice when one side dies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,6 +170,7 @@ class Session:
         settings = self._settings
         properties: Properties = {
             SESSION_EXPIRY_INTERVAL: _NEVER,
+            RECEIVE_MAXIMUM: _WINDOW,
             MAXIMUM_PACKET_SIZE: settings.max_packet_bytes,
         }
         hello = connect(
