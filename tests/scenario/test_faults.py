@@ -64,13 +64,14 @@ def test_an_api_server_that_dies_disturbs_no_reading_and_no_contract(world: Worl
     assert world.objects() == before
 
 
-def test_a_broker_that_dies_loses_nothing_that_it_acknowledged(world: World) -> None:
+def test_a_broker_that_dies_loses_no_more_than_it_had_not_saved(world: World) -> None:
     with world.flow(*FLEET) as flow:
         world.provider.broker.kill()
         world.provider.broker.restart()
         world.wait_flowing(*flow.targets, more=20)
     # The device sends again what was not acknowledged to it, and the broker what was not acknowledged by the relay.
-    assert world.wait_delivered(flow) <= 3
+    # And what it acknowledged in the last round of its loop is not saved yet (docs/delivery.md): one reading, or two.
+    assert world.wait_delivered(flow, but=2) <= 3
 
 
 def test_claims_are_bound_once_however_often_buyer_and_gateway_die(world: World) -> None:

@@ -337,29 +337,30 @@ class World:
         received = (sink or self.sink).received(target)
         return Counter({reading: arrival.copies for reading, arrival in received.arrivals.items()})
 
-    def wait_delivered(self, flow: Flow, *targets: str) -> int:
+    def wait_delivered(self, flow: Flow, *targets: str, but: int = 0) -> int:
         """Until everything that is owed has arrived; the most copies that came of one reading.
 
         Args:
             flow: whose devices have stopped.
             targets: endpoints; all of the flow by default.
+            but: readings that each endpoint may miss.
         """
-        return max(self.wait_arrived(target, flow.owed(target)) for target in targets or tuple(flow.targets))
+        return max(self.wait_arrived(target, flow.owed(target), but=but) for target in targets or tuple(flow.targets))
 
     def set_fault(self, target: str, fault: Fault) -> None:
         """Let an endpoint of the sink misbehave, or behave again."""
         self.sink.set_fault(target, fault)
 
-    def wait_arrived(self, target: str, owed: set[str], *, sink: SinkClient | None = None) -> int:
-        """Until one endpoint has all of these readings; the most copies that came of one."""
+    def wait_arrived(self, target: str, owed: set[str], *, sink: SinkClient | None = None, but: int = 0) -> int:
+        """Until one endpoint has all `but` so many of these readings; the most copies that came of one."""
         assert owed, f"nothing was published for {target}"
         self.wait(
-            lambda: owed <= self.arrived(target, sink=sink).keys(),
+            lambda: len(owed - self.arrived(target, sink=sink).keys()) <= but,
             f"{len(owed)} readings at {target}",
             known=lambda: self._missing(target, owed),
         )
         arrived = self.arrived(target, sink=sink)
-        return max(arrived[reading] for reading in owed)
+        return max(arrived[reading] for reading in owed)  # a Counter: what did not come counts as 0
 
     def wait_silent(self, target: str, *, clock: str) -> None:
         """Until nothing comes at one endpoint any more while readings come at another."""
