@@ -121,7 +121,8 @@ class Replayer:
                 target=way.target.name,
                 records=written.records,
             )
-            answer = await outlet.exit.send(Batch(way=way, records=written.records, parts=written.parts, key=key))
+            batch = Batch(way=way, records=written.records, parts=written.parts, key=key, replayed=True)
+            answer = await outlet.exit.send(batch)
             now = datetime.fromtimestamp(time.time(), UTC)
             outcome = judge(answer, records=len(written.records), attempt=0, now=now, jitter=0.0)
             match outcome:

@@ -20,12 +20,14 @@ class Batch:
         records: at least one.
         parts: of each record what is sent of it, framed by nothing.
         key: the same for the same records to the same target, also after a restart.
+        replayed: they were dead letters, and go beside what the lane has in flight.
     """
 
     way: Way
     records: Sequence[Record]
     parts: Sequence[bytes]
     key: str
+    replayed: bool = False
 
 
 class Exit(Protocol):

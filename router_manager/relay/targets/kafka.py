@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import confluent_kafka
 
@@ -19,6 +20,9 @@ from spire.identity import Identity
 
 _CLOSE_SECONDS = 2.0
 _LEAVE_SECONDS = 1.0
+
+_Lane: TypeAlias = tuple[RouteName, str, bool]
+"""Route, target, and whether it is a replay: that is no part of the lane's order, and does not end its flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class KafkaExit:
         self._timeout = timeout_seconds
         self._made_for: Identity | None = None
         self._producers: dict[tuple[Cluster, Compression], Producer] = {}
-        self._flights: dict[tuple[RouteName, str], _Flight] = {}
+        self._flights: dict[_Lane, _Flight] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     async def send(self, batch: Batch) -> Answer:
@@ -53,7 +57,7 @@ class KafkaExit:
         address = batch.way.target.address
         assert isinstance(address, Kafka)  # noqa: S101 - Exits hands over by type
         self._renew()
-        lane = batch.way.route, batch.way.target.name
+        lane = batch.way.route, batch.way.target.name, batch.replayed
         flight = self._flights.get(lane)
         if flight is not None and (flight.key, flight.target) != (batch.key, batch.way.target):
             # The route has changed: what has not left yet must not.
@@ -77,7 +81,7 @@ class KafkaExit:
         self._retire(*self._producers)
         await asyncio.gather(*self._closing)
 
-    async def _landed(self, lane: tuple[RouteName, str], flight: _Flight) -> Answer:
+    async def _landed(self, lane: _Lane, flight: _Flight) -> Answer:
         answered = flight.delivery.answered
         try:
             async with asyncio.timeout(self._timeout):
@@ -91,11 +95,11 @@ class KafkaExit:
             loop.call_later(_LEAVE_SECONDS, lambda: None if answered.done() else flight.producer.purge())
             raise
         del self._flights[lane]
-        return answer
+        return Failure(flight.producer.problem) if flight.producer.fatal and isinstance(answer, Failure) else answer
 
     def _producer(self, cluster: Cluster, compression: Compression) -> Producer:
         key = cluster, compression
-        if key in self._producers and self._producers[key].fatal:
+        if key in self._producers and not self._producers[key].works():
             self._retire(key)
         if key not in self._producers:
             codec = {"compression.type": compression.lower()}
