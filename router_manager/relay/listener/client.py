@@ -139,7 +139,7 @@ class Client(asyncio.Protocol):
         self._transport = None
         self._closing_at = self._loop.time()
         self._hub.leave(self)
-        if self._will is not None and not self._leaving:
+        if self._will is not None and not self._leaving and self.access.may_publish(self._will.topic):
             self._hub.counts.wills += 1
             self._hub.receive(self, Received([self._will], [], []))
 
@@ -213,7 +213,7 @@ class Client(asyncio.Protocol):
         self._close()
 
     def shut(self) -> None:
-        """Take nothing more, and keep the will to ourselves: it is we who go."""
+        """Take nothing more, and keep the will to ourselves: we go, or its word counts no longer."""
         self._leaving = True
 
     def _open(self, connect: Connect) -> None:

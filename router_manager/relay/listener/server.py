@@ -182,6 +182,7 @@ class Listener:
             grant = self._grants.of(account, now=now)
             if grant is None:
                 log.info("grant withdrawn", account=account)
+                client.shut()
                 client.end(Reason.NOT_AUTHORIZED)
             else:
                 client.grant(Access(account=account, topics=grant.topics))

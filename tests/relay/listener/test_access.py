@@ -161,6 +161,22 @@ async def test_a_will_on_somebody_elses_topic_is_refused_with_the_connection(tmp
             found.paho.loop_stop()
 
 
+@pytest.mark.parametrize("left", [{}, {UEID: ("other",)}], ids=["no grant", "another topic"])
+async def test_who_loses_its_grant_has_no_last_word(tmp_path: Path, left: dict[str, tuple[str, ...]]) -> None:
+    async with serving(Target()) as target, listening(tmp_path, grants=GRANTS) as running:
+        running.apply(table(route(endpoint(target), topics=["a/b"])))
+        found = Device(port_of(running), identity=device(), will="a/b")
+        assert await found.connect() == "Success"
+        running.permit(granting(**left))
+        if left:
+            found.vanish()
+        listener = running.listener
+        assert listener is not None
+        await until(lambda: not listener.connected)
+        found.paho.loop_stop()
+        assert (listener.counts.wills, running.ingest.received) == (0, 0)
+
+
 @BOTH
 async def test_a_device_hears_its_commands_and_answers_and_nothing_else(tmp_path: Path, version: Version) -> None:
     allowed = [f"device/{UEID}/command/#", f"attest/{UEID}/challenge", f"attest/{UEID}/svid"]
