@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from crds.egress import EgressPolicy
 from router_manager.relay.dial import EgressRefusedError
+from router_manager.relay.http1 import answers
 from router_manager.relay.http1.answers import NotHttpError, Reply, ReplyReader
 from router_manager.relay.http1.client import HttpClient
 from tests.relay.support import LOOPBACK, until
@@ -53,6 +54,23 @@ def test_it_does_not_matter_how_an_answer_is_cut(data: bytes, cuts: set[int]) ->
 
 
 @pytest.mark.parametrize(
+    "body", [b"1\r\na\r\n" * 100 + b"0\r\n\r\n", b"0\r\n" + b"a: b\r\n" * 100 + b"\r\n"], ids=["chunks", "trailers"]
+)
+def test_an_answer_that_trickles_costs_no_more_than_its_length(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    for name in ("_head", "_size"):
+        whole = getattr(answers, name)
+        monkeypatch.setattr(answers, name, lambda data, name=name, whole=whole: (read.append(name), whole(data))[1])
+    reader, found = ReplyReader(), None
+    for byte in b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body:
+        assert found is None
+        found = reader.feed(bytes([byte]))
+    assert found is not None
+    assert read.count("_head") == 1
+    assert read.count("_size") <= len(body), "a chunk's size may be read again until the chunk is whole"
+
+
+@pytest.mark.parametrize(
     "data",
     [
         b"SSH-2.0-OpenSSH\r\n\r\n",
@@ -61,6 +79,7 @@ def test_it_does_not_matter_how_an_answer_is_cut(data: bytes, cuts: set[int]) ->
         b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nabc\r\n",

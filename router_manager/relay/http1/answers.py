@@ -8,6 +8,7 @@ from dataclasses import dataclass
 _MAX_HEAD_BYTES = 32 << 10
 _MAX_BODY_BYTES = 64 << 10
 _MAX_LINE_BYTES = 1 << 10
+_MAX_DIGITS = 18
 _NO_BODY = frozenset({204, 304})
 
 
@@ -33,11 +34,20 @@ class Reply:
 
 
 class ReplyReader:
-    """Reads one answer. A talkative target gets no more than 64 KiB of our time, and loses its connection."""
+    """Reads one answer. A talkative target gets no more than 64 KiB of our time, and loses its connection.
+
+    Each byte is looked at once, in however many pieces it comes: targets may be hostile.
+    """
 
     def __init__(self) -> None:
         self.begun = False
         self._data = bytearray()
+        """Behind the head, once that is read."""
+        self._head: tuple[bytes, int, dict[str, str]] | None = None
+        self._chunks = bytearray()
+        self._at = 0
+        """Where the next chunk, or trailer, begins."""
+        self._trailing = False
 
     def feed(self, data: bytes) -> Reply | None:
         """Read on; None while the answer is not whole.
@@ -47,23 +57,15 @@ class ReplyReader:
         """
         self.begun = True
         self._data += data
-        while True:
-            end = self._data.find(b"\r\n\r\n")
-            if end < 0:
-                if len(self._data) > _MAX_HEAD_BYTES:
-                    raise NotHttpError(f"the answer's head has more than {_MAX_HEAD_BYTES} bytes")
-                return None
-            version, status, headers = _head(bytes(self._data[:end]))
-            if status >= 200:
-                break
-            if status == 101:
-                raise NotHttpError("the answer changes the protocol, which was not asked for")
-            del self._data[: end + 4]
-        kept = version == b"HTTP/1.1" and headers.get("connection", "").lower() != "close"
-        found = self._body(end + 4, status, headers)
+        head = self._head = self._head or self._final_head()
+        if head is None:
+            return None
+        version, status, headers = head
+        found = self._body(status, headers)
         if found is None:
             return None
         body, whole = found
+        kept = version == b"HTTP/1.1" and headers.get("connection", "").lower() != "close"
         return Reply(status=status, headers=headers, body=body[:_MAX_BODY_BYTES], reusable=kept and whole)
 
     def end(self, error: Exception | None) -> Reply:
@@ -72,37 +74,70 @@ class ReplyReader:
         Raises:
             OSError: it ended too early.
         """
-        end = self._data.find(b"\r\n\r\n")
-        if end >= 0 and error is None:
-            _, status, headers = _head(bytes(self._data[:end]))
-            if status >= 200 and not {"content-length", "transfer-encoding"} & headers.keys():
-                return Reply(status=status, headers=headers, body=bytes(self._data[end + 4 :]), reusable=False)
+        if self._head is not None and error is None:
+            _, status, headers = self._head
+            if not {"content-length", "transfer-encoding"} & headers.keys():
+                return Reply(status=status, headers=headers, body=bytes(self._data), reusable=False)
         if isinstance(error, OSError):
             raise error
         raise NotHttpError("the target closed the connection before its answer was whole")
 
-    def _body(self, start: int, status: int, headers: Mapping[str, str]) -> tuple[bytes, bool] | None:
+    def _final_head(self) -> tuple[bytes, int, dict[str, str]] | None:
+        """Version, status and headers of the answer that is no informational one."""
+        while (end := self._data.find(b"\r\n\r\n")) >= 0:
+            head = _head(bytes(self._data[:end]))
+            del self._data[: end + 4]
+            if head[1] >= 200:
+                return head
+            if head[1] == 101:
+                raise NotHttpError("the answer changes the protocol, which was not asked for")
+        if len(self._data) > _MAX_HEAD_BYTES:
+            raise NotHttpError(f"the answer's head has more than {_MAX_HEAD_BYTES} bytes")
+        return None
+
+    def _body(self, status: int, headers: Mapping[str, str]) -> tuple[bytes, bool] | None:
         """The body, and whether nothing is behind it; None while it is not whole."""
-        available = len(self._data) - start
+        data = self._data
         if "transfer-encoding" in headers:
             if headers["transfer-encoding"].lower() != "chunked":
                 raise NotHttpError(f"transfer-encoding {headers['transfer-encoding']!r}")
-            chunks = _unchunked(self._data, start)
+            if self._unchunk():
+                return bytes(self._chunks), self._at == len(data)
         elif status in _NO_BODY:
-            chunks = b"", start
+            return b"", not data
         elif "content-length" in headers:
             text = headers["content-length"]
-            if not (text.isascii() and text.isdigit()):
-                raise NotHttpError(f"content-length {text!r}")
+            if not (text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS):
+                raise NotHttpError(f"content-length {text[:40]!r}")
             length = int(text)
-            stop = start + length
-            chunks = (bytes(self._data[start:stop]), stop) if length <= available else None
-        else:
-            chunks = None
-        if chunks is not None:
-            body, stop = chunks
-            return body, stop == len(self._data)
-        return (bytes(self._data[start:]), False) if available > _MAX_BODY_BYTES else None
+            if length <= len(data):
+                return bytes(data[:length]), length == len(data)
+        return (bytes(self._chunks or data), False) if len(data) > _MAX_BODY_BYTES else None
+
+    def _unchunk(self) -> bool:
+        """Go on behind the last whole chunk; whether all are there, with their trailers, which say nothing to us."""
+        data = self._data
+        while (end := data.find(b"\r\n", self._at)) >= 0:
+            line, start = bytes(data[self._at : end]), end + 2
+            if self._trailing:
+                self._at = start
+                if not line:
+                    return True
+                continue
+            size = _size(line)
+            self._trailing = size == 0
+            stop = start + size
+            if size:
+                if len(data) < stop + 2:
+                    return False
+                if data[stop : stop + 2] != b"\r\n":
+                    raise NotHttpError("a chunk is longer than its size")
+                self._chunks += data[start:stop]
+                stop += 2
+            self._at = stop
+        if len(data) - self._at >= _MAX_LINE_BYTES:
+            raise NotHttpError("a chunk without a size")
+        return False
 
 
 def _head(data: bytes) -> tuple[bytes, int, dict[str, str]]:
@@ -120,35 +155,9 @@ def _head(data: bytes) -> tuple[bytes, int, dict[str, str]]:
     return version, int(code), headers
 
 
-def _unchunked(data: bytearray, at: int) -> tuple[bytes, int] | None:
-    """The chunks as one, and the end of the last one's trailers; None while they are not whole."""
-    body = b""
-    while (end := data.find(b"\r\n", at)) >= 0:
-        size = _size(bytes(data[at:end]))
-        at = end + 2
-        if size == 0:
-            return _behind_trailers(body, data, at)
-        if len(data) < at + size + 2:
-            return None
-        if data[at + size : at + size + 2] != b"\r\n":
-            raise NotHttpError("a chunk is longer than its size")
-        body += data[at : at + size]
-        at += size + 2
-    if len(data) - at >= _MAX_LINE_BYTES:
-        raise NotHttpError("a chunk without a size")
-    return None
-
-
 def _size(line: bytes) -> int:
     digits = line.partition(b";")[0].strip()
     try:
         return int(digits if digits.isalnum() else b"", 16)  # int() would read signs and underscores
     except ValueError as error:
         raise NotHttpError(f"a chunk of size {digits[:20]!r}") from error
-
-
-def _behind_trailers(body: bytes, data: bytearray, at: int) -> tuple[bytes, int] | None:
-    """They say nothing to us."""
-    while (end := data.find(b"\r\n", at)) > at:
-        at = end + 2
-    return (body, end + 2) if end == at else None
