@@ -30,7 +30,7 @@ READY: Final = "Kafka Server started"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KafkaTls:
-    """A second listener, where clients have to show a certificate.
+    """Two more listeners, where clients have to show a certificate; at one of them they sign in by SCRAM besides.
 
     Attributes:
         certificate: PEM file with the broker's key and chain.
@@ -62,9 +62,9 @@ class Kafka:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._java = [java(os.environ), *JAVA_OPTIONS, "-cp", f"{jars.ensure()}/*"]
-        self._port, self._tls_port, controller = free_port(), free_port(), free_port()
+        ports = self._port, self._tls_port, self._scram_port, _ = tuple(free_port() for _ in range(4))
         self._properties = directory / "server.properties"
-        lines = _properties(directory, ports=(self._port, self._tls_port, controller), tls=tls) | dict(settings or {})
+        lines = _properties(directory, ports=ports, tls=tls) | dict(settings or {})
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in lines.items()))
         if not (directory / "data" / "meta.properties").exists():
             self._format()
@@ -79,6 +79,11 @@ class Kafka:
     def tls_address(self) -> str:
         """`127.0.0.1:<port>`, with certificates on both sides."""
         return f"127.0.0.1:{self._tls_port}"
+
+    @property
+    def scram_address(self) -> str:
+        """`127.0.0.1:<port>`, with certificates on both sides, and a user of this cluster."""
+        return f"127.0.0.1:{self._scram_port}"
 
     @property
     def pid(self) -> int:
@@ -139,9 +144,11 @@ def java(environment: Mapping[str, str]) -> str:
     return program
 
 
-def _properties(directory: Path, *, ports: tuple[int, int, int], tls: KafkaTls | None) -> dict[str, str | int | Path]:
-    plain, secured, controller = ports
-    listeners = [f"PLAINTEXT://127.0.0.1:{plain}", *([f"SSL://127.0.0.1:{secured}"] if tls else [])]
+def _properties(directory: Path, *, ports: tuple[int, ...], tls: KafkaTls | None) -> dict[str, str | int | Path]:
+    plain, secured, scram, controller = ports
+    listeners = [f"PLAINTEXT://127.0.0.1:{plain}"]
+    if tls:
+        listeners += [f"SSL://127.0.0.1:{secured}", f"SASL_SSL://127.0.0.1:{scram}"]
     found: dict[str, str | int | Path] = {
         "process.roles": "broker,controller",
         "node.id": 1,
@@ -149,7 +156,7 @@ def _properties(directory: Path, *, ports: tuple[int, int, int], tls: KafkaTls |
         "listeners": ",".join([*listeners, f"CONTROLLER://127.0.0.1:{controller}"]),
         "advertised.listeners": ",".join(listeners),
         "controller.listener.names": "CONTROLLER",
-        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SSL:SSL,CONTROLLER:PLAINTEXT",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
         "log.dirs": directory / "data",
         "num.partitions": 3,
         "offsets.topic.num.partitions": 1,
@@ -173,6 +180,11 @@ def _properties(directory: Path, *, ports: tuple[int, int, int], tls: KafkaTls |
             "ssl.keystore.location": tls.certificate,
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": tls.roots,
+            "sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": (
+                "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+            ),
+            "listener.name.sasl_ssl.ssl.client.auth": "required",
         }
         if tls.users:
             found |= {

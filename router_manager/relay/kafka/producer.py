@@ -28,7 +28,6 @@ _REFUSALS: Final = frozenset(
         KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001 - the library's name for what it finds out by itself
         KafkaError.UNKNOWN_TOPIC_OR_PART,
         KafkaError.TOPIC_EXCEPTION,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError.RECORD_LIST_TOO_LARGE,
         KafkaError.INVALID_RECORD,
@@ -94,7 +93,7 @@ class Producer:
         self.problem = ""
         """What the client last said of its brokers, since something was last sent."""
         self.fatal = False
-        """It is of no more use."""
+        """It is of no more use, as was seen so far; see `works`."""
         self._client = confluent_kafka.Producer({**SETTINGS, **configuration, "error_cb": self._note})
         self._serving: asyncio.Task[None] | None = None
 
@@ -102,6 +101,11 @@ class Producer:
     def full(self) -> bool:
         """Too much is on its way."""
         return len(self._client) >= _MAX_IN_FLIGHT
+
+    def works(self) -> bool:
+        """Look whether it is still of use."""
+        self._poll()
+        return not self.fatal
 
     def produce(self, topic: str, messages: Sequence[Message]) -> Delivery:
         """Send messages to a topic, in this order."""
@@ -137,8 +141,17 @@ class Producer:
     async def _serve(self) -> None:
         pause = _LEAST_POLL_SECONDS
         while len(self._client):
-            pause = _LEAST_POLL_SECONDS if self._client.poll(0) else min(1.5 * pause, _MOST_POLL_SECONDS)
+            pause = _LEAST_POLL_SECONDS if self._poll() else min(1.5 * pause, _MOST_POLL_SECONDS)
             await asyncio.sleep(pause)
+
+    def _poll(self) -> int:
+        """Let it call back; how many reports there were."""
+        try:
+            return self._client.poll(0)
+        except confluent_kafka.KafkaException as error:  # raised for what ends it, which `error_cb` is not told
+            self._note(error.args[0])
+            self.purge()
+            return 0
 
     def _note(self, error: KafkaError) -> None:
         self.fatal = self.fatal or error.fatal()

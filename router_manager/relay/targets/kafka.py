@@ -31,6 +31,7 @@ class _Flight:
 
     key: str
     target: Endpoint
+    place: tuple[Cluster, Compression]
     producer: Producer
     delivery: Delivery
 
@@ -58,22 +59,26 @@ class KafkaExit:
         assert isinstance(address, Kafka)  # noqa: S101 - Exits hands over by type
         self._renew()
         lane = batch.way.route, batch.way.target.name, batch.replayed
+        try:
+            place = self._clusters.of(batch.way), batch.way.target.compression
+            producer = self._producer(*place)
+        except OSError as error:
+            return Failure(str(error))
+        except confluent_kafka.KafkaException as error:
+            return Failure(f"Kafka: {error.args[0].str()}")
         flight = self._flights.get(lane)
         if flight is not None and (flight.key, flight.target) != (batch.key, batch.way.target):
             # The route has changed: what has not left yet must not.
             flight.producer.purge()
             flight = None
         if flight is None:
-            try:
-                producer = self._producer(self._clusters.of(batch.way), batch.way.target.compression)
-            except OSError as error:
-                return Failure(str(error))
-            except confluent_kafka.KafkaException as error:
-                return Failure(f"Kafka: {error.args[0].str()}")
             if producer.full:
                 return Failure("Kafka: too much is on its way to this cluster")
             delivery = producer.produce(address.topic, messages(batch.way, batch.records, batch.parts))
-            flight = self._flights[lane] = _Flight(batch.key, batch.way.target, producer, delivery)
+            flight = self._flights[lane] = _Flight(batch.key, batch.way.target, place, producer, delivery)
+        elif flight.place != place and flight.place in self._producers:
+            # The credential has changed: the one of before may never be let in.
+            self._retire(flight.place)
         return await self._landed(lane, flight)
 
     async def close(self) -> None:

@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPa
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._acl import AclBinding, AclOperation, AclPermissionType
 from confluent_kafka.admin._resource import ResourcePatternType, ResourceType
+from confluent_kafka.admin._scram import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
 from confluent_kafka.cimpl import NewTopic
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -58,13 +59,19 @@ def endpoint(kafka: str, topic: str, name: str = "kafka", **values: Any) -> Endp
     return Endpoint(name=name, kafka=Address(bootstrap_servers=(kafka,), topic=topic), **values)
 
 
-def exits(*servers: str, identity: FixedIdentity | None = None, timeout_seconds: float = 5.0) -> KafkaExit:
-    return KafkaExit(clusters(*servers, identity=identity), timeout_seconds=timeout_seconds)
+def exits(
+    *servers: str,
+    identity: FixedIdentity | None = None,
+    credentials: Path | None = None,
+    timeout_seconds: float = 5.0,
+) -> KafkaExit:
+    return KafkaExit(clusters(*servers, identity=identity, credentials=credentials), timeout_seconds=timeout_seconds)
 
 
-def clusters(*servers: str, identity: FixedIdentity | None = None) -> Clusters:
+def clusters(*servers: str, identity: FixedIdentity | None = None, credentials: Path | None = None) -> Clusters:
     """That a relay may dial."""
-    return Clusters(policy=EgressPolicy.parse(kafka=servers), source=identity, credentials=Credentials(None))
+    policy = EgressPolicy.parse(kafka=servers)
+    return Clusters(policy=policy, source=identity, credentials=Credentials(credentials))
 
 
 @asynccontextmanager
@@ -84,12 +91,20 @@ async def create(kafka: Kafka, topic: str, *, partitions: int = 3, settings: dic
     await asyncio.to_thread(ask)
 
 
-async def allow_elsewhere(kafka: Kafka, name: str) -> None:
-    """Let a client write to a topic that no test uses: who may write nowhere is refused before it names a topic."""
+async def allow(kafka: Kafka, principal: str, topic: str) -> None:
+    """Let a client write to a topic."""
     rights = AclOperation.WRITE, AclPermissionType.ALLOW
-    acl = AclBinding(ResourceType.TOPIC, "elsewhere", ResourcePatternType.LITERAL, f"User:CN={name}", "*", *rights)
+    acl = AclBinding(ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, f"User:{principal}", "*", *rights)
     admin = AdminClient({"bootstrap.servers": kafka.address})
     await asyncio.to_thread(lambda: admin.create_acls([acl])[acl].result(LIMIT_SECONDS))
+
+
+async def enrol(kafka: Kafka, name: str, password: str) -> None:
+    """A user that signs in by SCRAM."""
+    how = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+    user = UserScramCredentialUpsertion(name, how, password.encode())
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+    await asyncio.to_thread(lambda: admin.alter_user_scram_credentials([user])[name].result(LIMIT_SECONDS))
 
 
 async def write(kafka: Kafka, topic: str, records: Iterable[tuple[bytes, bytes, dict[str, bytes]]]) -> None:

@@ -18,9 +18,10 @@ from tests.relay.kafka.support import (
     RELAYS,
     ROOTS,
     STRANGER,
-    allow_elsewhere,
+    allow,
     create,
     endpoint,
+    enrol,
     exits,
     headers,
     identifier,
@@ -115,7 +116,6 @@ async def test_a_renewed_identity_is_shown_from_the_next_batch_on_and_nothing_is
     tmp_path: Path, broker: Broker, kafka: Kafka, topic: str
 ) -> None:
     await create(kafka, topic)
-    await allow_elsewhere(kafka, STRANGER)
     identity = FixedIdentity(member())
     to = exits(kafka.tls_address, identity=identity)
     async with relay(tmp_path / "state", broker.port, to=to) as running:
@@ -127,8 +127,50 @@ async def test_a_renewed_identity_is_shown_from_the_next_batch_on_and_nothing_is
         assert [identifier(each) for each in found] == list(range(2000))
         identity.replace(member(STRANGER))
         await publish_all(broker.port, numbered([2000]))
-        await until(lambda: running.pumps[KEY].statistics.dead == 1)
-        assert "authorization failed" in str(dead_letters(tmp_path / "state")[0]["reason"])
+        await until(lambda: "authorization failed" in problem(running).lower())
+        identity.replace(member())
+        await read(kafka, topic, ids={2000})
+        assert running.pumps[KEY].statistics.dead == 0
+
+
+async def test_who_may_write_nowhere_is_told_so_and_its_readings_wait_until_it_may(
+    tmp_path: Path, broker: Broker, kafka: Kafka, topic: str
+) -> None:
+    await create(kafka, topic)
+    to = exits(kafka.tls_address, identity=FixedIdentity(member(STRANGER)))
+    async with relay(tmp_path / "state", broker.port, to=to) as running:
+        await serve(running, route(endpoint(kafka.tls_address, topic, ca_bundle=ROOTS)))
+        await publish_all(broker.port, numbered(range(10)))
+        # What its idempotent producer asks for first is refused as well, and for good: it takes another one.
+        await until(lambda: running.pumps[KEY].statistics.retried >= 5)
+        assert "authorization failed" in problem(running).lower()
+        await allow(kafka, f"CN={STRANGER}", topic)
+        found = await read(kafka, topic, ids=set(range(10)))
+        assert [identifier(each) for each in found] == list(range(10))
+        assert running.pumps[KEY].statistics.dead == 0
+
+
+async def test_a_credential_signs_in_from_when_it_is_right(
+    tmp_path: Path, broker: Broker, kafka: Kafka, topic: str
+) -> None:
+    await create(kafka, topic)
+    await enrol(kafka, topic, "open sesame")
+    await allow(kafka, topic, topic)
+
+    def credential(password: str) -> None:
+        said = {"origin": f"kafka://{kafka.scram_address}", "username": topic, "password": password}
+        (tmp_path / "new").write_bytes(orjson.dumps(said))
+        (tmp_path / "new").rename(tmp_path / "test.plant")
+
+    credential("wrong")
+    to = exits(kafka.scram_address, identity=FixedIdentity(member()), credentials=tmp_path, timeout_seconds=1.0)
+    async with relay(tmp_path / "state", broker.port, to=to) as running:
+        await serve(running, route(endpoint(kafka.scram_address, topic, ca_bundle=ROOTS, credential="plant")))
+        await publish_all(broker.port, numbered(range(10)))
+        await until(lambda: "SASL" in problem(running), what="refusal")
+        credential("open sesame")
+        found = await read(kafka, topic, ids=set(range(10)))
+        assert [identifier(each) for each in found] == list(range(10))
 
 
 async def test_a_cluster_that_proves_to_be_another_gets_nothing(
