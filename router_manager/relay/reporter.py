@@ -16,6 +16,7 @@ import structlog
 from crds.errors import Retryable, Terminal
 from crds.kube.client import Kube, NotFound
 from crds.models.dataroute import DataRoute, RelayReport
+from router_manager.domain.admission import Pace
 from router_manager.domain.encoding import rfc3339
 from router_manager.domain.table import RouteName
 from router_manager.relay.inlet.server import Forwarding
@@ -138,6 +139,7 @@ class Reports:
         self._trouble = trouble
         self._to = to
         self._sent: dict[RouteName, _Sent] = {}
+        self._pace = Pace(per_second=_MAX_REPORTS_PER_SECOND, burst=_MAX_REPORTS_PER_SECOND)
 
     async def run(self, first_delivery: asyncio.Event) -> None:
         """Report until cancelled."""
@@ -153,19 +155,21 @@ class Reports:
     async def _round(self, now: float) -> None:
         routes = self._pumps()
         interval = max(_INTERVAL_SECONDS, len(routes) / _MAX_REPORTS_PER_SECOND)
-        for route in [*self._sent.keys() - routes.keys(), *routes]:
+        # People wait for what was never reported; then for what was reported longest ago.
+        due = sorted(routes, key=lambda route: self._sent[route].at if route in self._sent else float("-inf"))
+        for route in [*self._sent.keys() - routes.keys(), *due]:
+            if self._pace.spend(0, now=now):
+                return
             try:
                 await self._report_one(route, routes.get(route, ()), now, interval)
             except Retryable as error:
                 log.warning("cannot report", error=str(error))
                 return
-            except Terminal as error:
-                log.warning("a report is refused", route=str(route), error=str(error))
 
     async def _report_one(self, route: RouteName, pumps: Sequence[Pump], now: float, interval: float) -> None:
         sent = self._sent.get(route)
         if not pumps:
-            await self._to.report(route, None)
+            await self._tell(route, None, now)
             del self._sent[route]
             return
         delivered = sum(pump.statistics.delivered for pump in pumps)
@@ -179,5 +183,13 @@ class Reports:
         if sent is None and not delivered and not report.message:
             return
         if sent is None or report != sent.report:
-            await self._to.report(route, report)
+            await self._tell(route, report, now)
             self._sent[route] = _Sent(now, report, Latencies.merged(pump.statistics.latencies for pump in pumps))
+
+    async def _tell(self, route: RouteName, report: RelayReport | None, now: float) -> None:
+        self._pace.spend(1, now=now)
+        try:
+            await self._to.report(route, report)
+        except Terminal as error:
+            # Not tried again before the next one is due: it would hold up those of other routes.
+            log.warning("a report is refused", route=str(route), error=str(error))
