@@ -18,7 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from crds.kube.watch import Key
 from crds.models.addresses import Kafka
 from router_manager.domain.batching import backoff_seconds
-from router_manager.domain.table import Table, Way, ways
+from router_manager.domain.table import Route, Table, Way, ways
 from router_manager.relay.kafka.cluster import Cluster, Clusters
 from router_manager.relay.mqtt.connection import ConnectionLostError
 from spire.identity import Identity
@@ -54,7 +54,8 @@ class Commands:
 
     def serve(self, table: Table) -> None:
         """From now on these routes count."""
-        self._table = table
+        # Most have no commands, and what a way holds of filters and forms takes time to make.
+        self._table = table.model_copy(update={"routes": tuple(filter(_commanding, table.routes))})
         self._changed.set()
 
     def know(self, ueids: Mapping[Key, str]) -> None:
@@ -145,6 +146,10 @@ class Commands:
             except ConnectionLostError:
                 await asyncio.sleep(backoff_seconds(attempt, jitter=random.random()))  # noqa: S311 - as above
                 attempt += 1
+
+
+def _commanding(route: Route) -> bool:
+    return any(isinstance(target.address, Kafka) and target.address.commands_from for target in route.targets)
 
 
 def _from_now_on(consumer: Consumer, partitions: list[TopicPartition]) -> None:
