@@ -58,9 +58,18 @@ def test_it_does_not_matter_how_an_answer_is_cut(data: bytes, cuts: set[int]) ->
 )
 def test_an_answer_that_trickles_costs_no_more_than_its_length(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    for name in ("_head", "_size"):
+
+    def counted(name: str) -> None:
         whole = getattr(answers, name)
-        monkeypatch.setattr(answers, name, lambda data, name=name, whole=whole: (read.append(name), whole(data))[1])
+
+        def reading(data: bytes) -> object:
+            read.append(name)
+            return whole(data)
+
+        monkeypatch.setattr(answers, name, reading)
+
+    counted("_head")
+    counted("_size")
     reader, found = ReplyReader(), None
     for byte in b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + body:
         assert found is None

@@ -31,7 +31,7 @@ class Site:
 
 
 def message(offset: int, moment: bytes) -> Message:
-    headers = [("node", b"edge-1"), ("topic", b"a/b"), ("ingested-ns", moment)]
+    headers: list[tuple[str, str | bytes | None]] = [("node", b"edge-1"), ("topic", b"a/b"), ("ingested-ns", moment)]
     return Message(topic="site", partition=0, offset=offset, key=b"device-1", value=b"1", headers=headers)
 
 
