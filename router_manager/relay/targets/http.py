@@ -43,12 +43,19 @@ class Poster:
         except (OSError, ValueError) as error:
             return Failure(str(error) or type(error).__name__)
         good = 200 <= reply.status < 300
-        shown = "" if good else reply.body[:_SHOWN_CHARACTERS].decode(errors="replace").strip()
+        shown = "" if good else _shown(reply.body, headers.get("Authorization", ""))
         return Response(reply.status, reply.headers.get("retry-after"), shown)
 
     async def close(self) -> None:
         """Give connections back."""
         await self._client.close()
+
+
+def _shown(body: bytes, authorization: str) -> str:
+    """The beginning of an error, for people who may know the route's status, and not the credential in an echo."""
+    text = body.decode(errors="replace")
+    secret = authorization.partition(" ")[2]
+    return (text.replace(secret, "***") if secret else text)[:_SHOWN_CHARACTERS].strip()
 
 
 class HttpExit:

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 import pytest
 import zstandard
+from aiohttp import web
 
 from crds.models.delivery import Compression
 from router_manager.domain.batching import Failure, Response
@@ -92,6 +93,19 @@ async def test_a_credential_is_sent_to_nobody_else(tmp_path: Path) -> None:
         assert "credential test.mine is not for" in answer.reason
         assert target.bodies == []
     await exits.close()
+
+
+async def test_an_error_that_echoes_the_credential_is_told_without_it(tmp_path: Path) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        return web.Response(status=403, text="x" * 500 + f"no: {request.headers['Authorization']}, go away")
+
+    async with serving(Target(always=echo)) as target:
+        credential(tmp_path, origin=f"http://127.0.0.1:{target.port}", token="s3cret-s3cret")
+        exits = Exits(LOOPBACK, credentials=Credentials(tmp_path))
+        answer = await exits.send(batch(way_to(endpoint(target, credential="mine")), b"1"))
+        await exits.close()
+    assert isinstance(answer, Response)
+    assert (answer.status, answer.body[500:]) == (403, "no: Bearer *")
 
 
 GOOD = {"origin": "https://a.example", "token": "s3cret"}
