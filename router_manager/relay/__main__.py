@@ -113,9 +113,10 @@ async def serve(
     clusters: Clusters,
 ) -> None:
     """Keep the relay to the API server's routes, and its listener to the LeafDevices."""
-    collector = RelayCollector(relay)
-    REGISTRY.register(collector)
     name = partition.name(settings.node)
+    commands = Commands(clusters, node=name, send=relay.command) if settings.allow_commands else None
+    collector = RelayCollector(relay, commands)
+    REGISTRY.register(collector)
     routes, into = KubeRoutes(kube, part=part_of(relay, settings, partition)), settings.collecting
     reports = Reports(
         # Who collects serves no route: deliver relays report.
@@ -126,8 +127,6 @@ async def serve(
         to=KubeReporter(kube, node=name),
         forwarding=None if relay.inlet is None else relay.inlet.forwarding,
     )
-
-    commands = Commands(clusters, node=name, send=relay.command) if settings.allow_commands else None
 
     def apply(table: Table) -> None:
         relay.apply(table if into is None else collected(table, into=into))

@@ -15,6 +15,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from router_manager.relay.engine import Relay
+from router_manager.relay.kafka.commands import Commands
 from router_manager.relay.pump import Pump
 from router_manager.relay.statistics import Latencies
 
@@ -56,8 +57,9 @@ _INLET_COUNTERS = {
 class RelayCollector(Collector):
     """Register with a CollectorRegistry."""
 
-    def __init__(self, relay: Relay) -> None:
+    def __init__(self, relay: Relay, commands: Commands | None = None) -> None:
         self._relay = relay
+        self._commands = commands
 
     def collect(self) -> Iterator[Metric]:
         """All metrics as they are now. In a thread of its own, while the relay goes on."""
@@ -90,6 +92,12 @@ class RelayCollector(Collector):
             yield missing
             for name, text in _INLET_COUNTERS.items():
                 yield _counter(f"inlet_{name}", text, getattr(relay.inlet.counts, name))
+        if relay.site is not None:
+            yield _counter("site_malformed", "records of the site's topic that no relay wrote", relay.site.malformed)
+            yield _gauge("site_partitions", "partitions of the site's topic that it has", len(relay.site.partitions))
+        if self._commands is not None:
+            yield _counter("commands_delivered", "commands that broker or device have", self._commands.delivered)
+            yield _counter("commands_dropped", "commands whose device was not here", self._commands.dropped)
         yield from _lanes(pumps)
 
 

@@ -16,6 +16,7 @@ from router_manager.domain.table import Route
 from router_manager.relay.engine import Relay
 from router_manager.relay.kafka.cluster import Cluster
 from router_manager.relay.kafka.source import KafkaSource, SiteSettings
+from router_manager.relay.metrics import RelayCollector
 from router_manager.relay.targets.exits import Exits
 from scripts.testbed.broker import Broker
 from scripts.testbed.kafka import Kafka
@@ -160,6 +161,9 @@ async def test_records_of_others_are_passed_over_and_counted(tmp_path: Path, kaf
         await write(kafka, topic, [*strange, *spread(range(50))])
         await until(lambda: len(target.accepted) >= 50)
         assert site_of(one).malformed == 2
+        told = {each.name: each.samples[0].value for each in RelayCollector(one).collect() if each.samples}
+        assert told["fluidos_edge_relay_site_malformed"] == 2
+        assert told["fluidos_edge_relay_site_partitions"] == 3
 
 
 async def test_a_killed_cluster_costs_no_reading_and_doubles_none(
