@@ -16,9 +16,11 @@ from crds.models.delivery import Endpoint
 from router_manager.domain.table import Table
 from router_manager.relay.engine import Relay
 from router_manager.relay.kafka.commands import Commands
+from router_manager.relay.metrics import RelayCollector
 from scripts.testbed.broker import Broker
 from scripts.testbed.kafka import Kafka
 from tests.relay.kafka.support import clusters, create, exits, relay, write
+from tests.relay.listener.devices import connected, listening, port_of
 from tests.relay.support import route, session_of, table, until
 
 pytestmark = [pytest.mark.broker, pytest.mark.kafka]
@@ -109,3 +111,29 @@ async def test_what_was_said_while_the_relay_was_away_is_carried_out_when_it_is_
         async with commanding(running, kafka, wanted):
             await until(lambda: heard)
         assert [payload for _, payload in heard] == [b"while away"]
+
+
+async def test_a_device_at_the_listener_has_its_commands_and_one_that_is_away_costs_them(
+    tmp_path: Path, kafka: Kafka, topic: str
+) -> None:
+    await create(kafka, topic)
+    ueid = UEIDS["test", "device-1"]
+    async with (
+        listening(tmp_path, broker=False) as running,
+        commanding(running, kafka, served(kafka, topic)) as commands,
+    ):
+        async with connected(port_of(running), client_id=ueid) as device, asyncio.timeout(30):
+            device.paho.subscribe(f"device/{ueid}/command", qos=1)
+            await until(lambda: device.subscribed)
+            await begun(kafka, topic, device.heard)
+            await write(kafka, topic, [(b"device-1", b"%d" % number, {}) for number in range(20)])
+            await until(lambda: len(device.heard) >= 20)
+        assert device.heard == [(f"device/{ueid}/command", b"%d" % number) for number in range(20)]
+        assert commands.dropped == 0
+        await write(kafka, topic, [(b"device-1", b"nobody is there", {})])
+        await until(lambda: commands.dropped == 1)
+        told = {
+            each.name: each.samples[0].value for each in RelayCollector(running, commands).collect() if each.samples
+        }
+        assert told["fluidos_edge_relay_commands_delivered"] == commands.delivered >= 20
+        assert told["fluidos_edge_relay_commands_dropped"] == 1

@@ -50,13 +50,20 @@ def secured() -> Secured:
 
 @asynccontextmanager
 async def listening(
-    state: Path, *, grants: Grants | None = None, limits: Limits = LIMITS, connections: int = 64, **bounds: Any
+    state: Path,
+    *,
+    grants: Grants | None = None,
+    limits: Limits = LIMITS,
+    connections: int = 64,
+    broker: bool = True,
+    **bounds: Any,
 ) -> AsyncIterator[Relay]:
-    """A relay without a broker. With `grants` devices have to prove who they are."""
+    """A relay whose broker is away, or that has none. With `grants` devices have to prove who they are."""
     proof = None if grants is None else secured()
     settings = ListenSettings(host="127.0.0.1", port=0, secured=proof, limits=limits, connections=connections)
     exits = Exits(LOOPBACK, timeout_seconds=2.0)
-    async with Relay(state=state, session=NOWHERE, exits=exits, bounds=Bounds(**bounds), listen=settings) as running:
+    session = NOWHERE if broker else None
+    async with Relay(state=state, session=session, exits=exits, bounds=Bounds(**bounds), listen=settings) as running:
         if grants is not None:
             running.permit(grants)
         await until(lambda: port_of(running))
