@@ -193,7 +193,7 @@ class KafkaSource:
                 headers = dict(cast("list[tuple[str, bytes]]", message.headers() or []))
                 topic = site_topic(headers[TOPIC].decode(), node=headers[NODE].decode())
                 times.append(_nanoseconds(headers[INGESTED]))
-            except (KeyError, ValueError, AttributeError):
+            except (KeyError, ValueError, TypeError, AttributeError):  # a header may also be null
                 self.malformed += 1
                 continue
             publishes.append(Publish(topic, bytes(message.value() or b""), retained=False))

@@ -26,11 +26,11 @@ class Site:
         settings = SiteSettings(cluster=Cluster(servers=("127.0.0.1:1",), plain=True), topic="site", group="group")
         self.source = KafkaSource(settings, self.ingest, delivered=self.ingest.drained)
 
-    def take(self, *moments: bytes) -> None:
+    def take(self, *moments: bytes | None) -> None:
         self.source._hand_on([message(number, moment) for number, moment in enumerate(moments)])
 
 
-def message(offset: int, moment: bytes) -> Message:
+def message(offset: int, moment: bytes | None) -> Message:
     headers: list[tuple[str, str | bytes | None]] = [("node", b"edge-1"), ("topic", b"a/b"), ("ingested-ns", moment)]
     return Message(topic="site", partition=0, offset=offset, key=b"device-1", value=b"1", headers=headers)
 
@@ -45,8 +45,8 @@ async def test_a_spool_without_room_makes_the_source_wait(tmp_path: Path) -> Non
     spool.close()
 
 
-@pytest.mark.parametrize("moment", [b"9223372036854775808", b"-1", b"9" * 30, b"now"])
-async def test_a_time_that_is_none_costs_its_record_alone(tmp_path: Path, moment: bytes) -> None:
+@pytest.mark.parametrize("moment", [b"9223372036854775808", b"-1", b"9" * 30, b"now", None])
+async def test_a_time_that_is_none_costs_its_record_alone(tmp_path: Path, moment: bytes | None) -> None:
     spool = Spool.open(tmp_path)
     site = Site(spool)
     site.take(b"1", moment, b"9223372036854775807")
