@@ -19,6 +19,8 @@ _RECORD_BYTES = 500
 _MAX_AHEAD = 500
 """How far a lane may be ahead of the disk: so many records at most come twice when the relay dies."""
 
+_MAX_PAUSE_SECONDS = 0.01
+
 
 class Chunk:
     """Records that came together, in order; nobody changes them. Lanes share chunks, and memory counts each once."""
@@ -74,6 +76,9 @@ class Lane:
         self._spool = spool
         self._memory = memory
         self._queue: deque[Chunk] = deque()
+        self._ahead: deque[tuple[int, int]] = deque()
+        """Batches that were taken before they were on disk: last id, and how many."""
+        self._page_began = 0.0
         self._begun = 0
         """Records of the first chunk that have been taken."""
         self._queued = 0
@@ -149,8 +154,7 @@ class Lane:
         """The next records within the bounds; at least one, unless none of those at hand is for this lane."""
         taken: list[Record] = []
         size = 0
-        if self._queue:
-            records = max(1, min(records, self._allowed))
+        records = max(1, min(records, self._allowed))
         while self._queue and len(taken) < records:
             chunk = self._queue[0]
             part = chunk.records[self._begun : self._begun + records - len(taken)]
@@ -166,6 +170,8 @@ class Lane:
             self._memory.release(self._queue.popleft())
             self._begun = 0
         self._queued -= len(taken)
+        if taken and taken[-1].id >= self._spool.head:
+            self._ahead.append((taken[-1].id, len(taken)))
         self._owed, self._owed_ns = (taken[0].id, taken[0].ingested_ns) if taken else (None, 0)
         if taken and taken[0].id < self._vet_below:
             feeds = self._feeds
@@ -200,10 +206,19 @@ class Lane:
         self._clear()
         self.drained.set()
 
+    async def _make_way(self) -> None:
+        """Catching up is half the work at most: the other half is for lanes that keep up."""
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(min(loop.time() - self._page_began, _MAX_PAUSE_SECONDS))
+        self._page_began = loop.time()
+
     @property
     def _allowed(self) -> int:
-        """How many of the queued records may be taken at most; ids are of all topics, so there may be fewer."""
-        return self._spool.head + _MAX_AHEAD - self._first.id
+        """How many records more the lane may be ahead of the disk."""
+        head = self._spool.head
+        while self._ahead and self._ahead[0][0] < head:
+            self._ahead.popleft()
+        return _MAX_AHEAD - sum([count for _, count in self._ahead])
 
     @property
     def _first(self) -> Record:
@@ -224,6 +239,7 @@ class Lane:
         self._queued = self._begun = 0
 
     async def _read_page(self, cursor: Cursor) -> None:
+        await self._make_way()
         if self._next_id >= self._spool.head:
             # All of the disk is read. No await from here on: what comes next is pushed.
             self._behind = None
