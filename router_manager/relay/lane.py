@@ -19,8 +19,6 @@ _RECORD_BYTES = 500
 _MAX_AHEAD = 500
 """How far a lane may be ahead of the disk: so many records at most come twice when the relay dies."""
 
-_MAX_PAUSE_SECONDS = 0.01
-
 
 class Chunk:
     """Records that came together, in order; nobody changes them. Lanes share chunks, and memory counts each once."""
@@ -78,7 +76,6 @@ class Lane:
         self._queue: deque[Chunk] = deque()
         self._ahead: deque[tuple[int, int]] = deque()
         """Batches that were taken before they were on disk: last id, and how many."""
-        self._page_began = 0.0
         self._begun = 0
         """Records of the first chunk that have been taken."""
         self._queued = 0
@@ -206,12 +203,6 @@ class Lane:
         self._clear()
         self.drained.set()
 
-    async def _make_way(self) -> None:
-        """Catching up is half the work at most: the other half is for lanes that keep up."""
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(min(loop.time() - self._page_began, _MAX_PAUSE_SECONDS))
-        self._page_began = loop.time()
-
     @property
     def _allowed(self) -> int:
         """How many records more the lane may be ahead of the disk."""
@@ -239,7 +230,6 @@ class Lane:
         self._queued = self._begun = 0
 
     async def _read_page(self, cursor: Cursor) -> None:
-        await self._make_way()
         if self._next_id >= self._spool.head:
             # All of the disk is read. No await from here on: what comes next is pushed.
             self._behind = None

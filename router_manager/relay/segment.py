@@ -60,7 +60,7 @@ def frame(records: Iterable[Record], *, mark: bytes) -> bytes:
     return b"".join(parts)
 
 
-def parse(data: bytes, *, mark: bytes, final: bool, from_id: int = 0, topics: Container[str] | None = None) -> Parsed:
+def parse(data: bytes, *, mark: bytes, final: bool, topics: Container[str] | None = None) -> Parsed:
     """Read records out of a piece of a segment that starts where a record does.
 
     Args:
@@ -68,7 +68,6 @@ def parse(data: bytes, *, mark: bytes, final: bool, from_id: int = 0, topics: Co
         mark: of the spool.
         final: nothing follows. Else a record that seems to be cut off by the end of `data` is left for the next
             piece; no progress (`end` is 0) asks for a longer piece.
-        from_id: records below are left out.
         topics: the wanted ones; None for all.
     """
     records: list[Record] = []
@@ -87,16 +86,15 @@ def parse(data: bytes, *, mark: bytes, final: bool, from_id: int = 0, topics: Co
             continue
         _, record_id, ingested_ns, topic_length = _BODY.unpack_from(data, position + _BODY_AT)
         next_id = record_id + 1
-        if record_id >= from_id:
-            at = position + _BODY_AT + _BODY.size
-            raw = data[at : at + topic_length]
-            if raw not in names:
-                # Damage that the checksum does not show makes a topic of nobody, and no more.
-                text = raw.decode(errors="replace")
-                names[raw] = text if topics is None or text in topics else None
-            topic = names[raw]
-            if topic is not None:
-                records.append(Record(record_id, ingested_ns, topic, data[at + topic_length : stop]))
+        at = position + _BODY_AT + _BODY.size
+        raw = data[at : at + topic_length]
+        if raw not in names:
+            # Damage that the checksum does not show makes a topic of nobody, and no more.
+            text = raw.decode(errors="replace")
+            names[raw] = text if topics is None or text in topics else None
+        topic = names[raw]
+        if topic is not None:
+            records.append(Record(record_id, ingested_ns, topic, data[at + topic_length : stop]))
         position = stop
     return Parsed(records=records, end=position, next_id=next_id, damage=damage)
 

@@ -9,10 +9,11 @@ import asyncio
 import os
 import time
 from bisect import bisect_right
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ import structlog
 
 from router_manager.domain.payload import Record
 from router_manager.relay.identity_file import spool_identity, sync_directory
+from router_manager.relay.pages import Contents, Pages
 from router_manager.relay.segment import LEAST_RECORD_BYTES, MARK_BYTES, Damage, Parsed, frame, parse
 
 log = structlog.get_logger(__name__)
@@ -100,7 +102,7 @@ class Spool:
         self._reported: set[tuple[int, int]] = set()
         self._file: int | None = None
         self._writer = ThreadPoolExecutor(1, "spool-write")
-        self._readers = ThreadPoolExecutor(2, "spool-read")
+        self._pages = Pages()
 
     @classmethod
     def open(
@@ -223,7 +225,7 @@ class Spool:
         mark = bisect_right(segment.marks, record_id, key=lambda mark: mark[0]) - 1
         return Cursor(segment.first_id, segment.marks[mark][1] if mark >= 0 else 0)
 
-    async def read(self, cursor: Cursor, *, from_id: int, topics: Container[str]) -> Page:
+    async def read(self, cursor: Cursor, *, from_id: int, topics: Collection[str]) -> Page:
         """Read the next piece of the spool; at its end the page is empty and its `next_id` is the head."""
         index = bisect_right(self._segments, cursor.segment, key=lambda segment: segment.first_id) - 1
         if index < 0:
@@ -235,17 +237,17 @@ class Spool:
                 return Page(records=[], cursor=cursor, next_id=self.head)
             following = self._segments[index + 1]
             return Page(records=[], cursor=Cursor(following.first_id, 0), next_id=max(from_id, following.first_id))
-        parsed, used = await asyncio.get_running_loop().run_in_executor(
-            self._readers, self._parse, segment.path, cursor.offset, limit, from_id, topics
-        )
-        for damage in parsed.damage:
+        # The last page of a segment may still grow: it is another one then.
+        place = (*cursor, min(_PAGE_BYTES, limit - cursor.offset))
+        contents = await self._pages.get(place, partial(self._parse, segment, cursor.offset, limit))
+        for damage in contents.damage:
             self._report(segment, cursor.offset + damage.offset, damage.length)
-        next_id = from_id if parsed.next_id is None else max(from_id, parsed.next_id)
+        next_id = from_id if contents.next_id is None else max(from_id, contents.next_id)
         return Page(
-            records=parsed.records,
-            cursor=Cursor(segment.first_id, cursor.offset + used),
+            records=contents.select(topics, from_id=from_id),
+            cursor=Cursor(segment.first_id, cursor.offset + contents.used),
             next_id=next_id,
-            damaged=len(parsed.damage),
+            damaged=len(contents.damage),
         )
 
     def release(self, position: int) -> None:
@@ -261,7 +263,7 @@ class Spool:
     def close(self) -> None:
         """Wait for writes under way and close the files."""
         self._writer.shutdown()
-        self._readers.shutdown()
+        self._pages.close()
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -294,31 +296,29 @@ class Spool:
         self._file = file
         self._segments.append(_Segment(first_id, path, 0))
 
-    def _parse(self, path: Path, offset: int, limit: int, from_id: int, topics: Container[str]) -> tuple[Parsed, int]:
-        """In a reader's thread.
-
-        Returns:
-            The page, and how many bytes of the segment it covers.
-        """
+    def _parse(self, segment: _Segment, offset: int, limit: int) -> Contents:
+        """In a reader's thread."""
         length = _PAGE_BYTES
         while True:
             try:
-                with path.open("rb") as file:
+                with segment.path.open("rb") as file:
                     file.seek(offset)
                     data = file.read(min(length, limit - offset))
             except OSError as error:
-                log.error("cannot read the spool", file=path.name, error=str(error))
+                if segment not in self._segments:  # released: every lane had passed its records
+                    return Contents(Parsed(records=[], end=0, next_id=None, damage=[]), used=limit - offset)
+                log.error("cannot read the spool", file=segment.path.name, error=str(error))
                 lost = Damage(0, limit - offset)
-                return Parsed(records=[], end=0, next_id=None, damage=[lost]), limit - offset
+                return Contents(Parsed(records=[], end=0, next_id=None, damage=[lost]), used=limit - offset)
             else:
                 final = len(data) < length or offset + len(data) >= limit
-                parsed = parse(data, mark=self._mark, final=final, from_id=from_id, topics=topics)
+                parsed = parse(data, mark=self._mark, final=final)
                 if final:
                     if parsed.end < len(data):
                         parsed.damage.append(Damage(parsed.end, len(data) - parsed.end))
-                    return parsed, limit - offset
+                    return Contents(parsed, used=limit - offset)
                 if parsed.end:
-                    return parsed, parsed.end
+                    return Contents(parsed, used=parsed.end)
                 length *= 4
 
     def _repair(self, segment: _Segment) -> None:

@@ -1,8 +1,10 @@
 """The spool on a real disk: torn tails, flipped bits, retention, a full disk."""
 
+import asyncio
 import errno
 import os
 import resource
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,6 @@ from router_manager.relay.spool import Cursor, Spool
 from tests.relay.support import record
 
 MARK = b"\x01\x02\x03\x04"
-
-
-class Everything:
-    """Wants all topics."""
-
-    def __contains__(self, _: object) -> bool:
-        return True
 
 
 def plain(records: list[Record]) -> list[tuple[int, int, str, bytes]]:
@@ -39,11 +34,11 @@ async def append(spool: Spool, *payloads: bytes, topic: str = "a/b") -> list[Rec
     return records
 
 
-async def read_all(spool: Spool, from_id: int = 1, topics: object = Everything()) -> list[Record]:
+async def read_all(spool: Spool, from_id: int = 1, topics: Collection[str] = ("a/b",)) -> list[Record]:
     found: list[Record] = []
     cursor, next_id = spool.seek(from_id), from_id
     while next_id < spool.head:
-        page = await spool.read(cursor, from_id=next_id, topics=topics)  # type: ignore[arg-type] # a container
+        page = await spool.read(cursor, from_id=next_id, topics=topics)
         found += page.records
         assert (page.cursor, page.next_id) != (cursor, next_id), "a read always gets on"
         cursor, next_id = page.cursor, page.next_id
@@ -301,3 +296,31 @@ async def test_ages_of_an_earlier_life_are_those_of_its_files(tmp_path: Path) ->
     again = Spool.open(tmp_path)
     assert [(end, round(age, -2)) for end, age in again.ages()] == [(2, 300), (3, 200), (4, 100)]
     again.close()
+
+
+async def test_lanes_that_come_by_together_read_a_page_once_and_get_their_own(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path)
+    records = [record(n, b"x%d" % n, topic=f"topic/{n % 7}") for n in range(1, 300)]
+    spool.accept(records)
+    await spool.flush()
+    lanes = [read_all(spool, topics={f"topic/{n % 7}", f"topic/{(n + 3) % 7}", "nobody's"}) for n in range(20)]
+    found = await asyncio.gather(*lanes)
+    for n, own in enumerate(found):
+        assert plain(own) == plain([one for one in records if int(one.topic[-1]) in (n % 7, (n + 3) % 7)])
+    assert len({id(one) for own in found for one in own}) == len(records)
+    assert plain(await read_all(spool, from_id=200, topics={"topic/1"})) == plain(
+        [one for one in records if one.id >= 200 and one.topic == "topic/1"]
+    )
+    spool.close()
+
+
+async def test_a_page_that_was_let_go_while_it_was_read_is_no_damage(tmp_path: Path) -> None:
+    spool = Spool.open(tmp_path, segment_bytes=100)
+    for n in range(10):
+        await append(spool, b"%d" % n * 90)
+    cursor = spool.seek(1)
+    reading = asyncio.create_task(spool.read(cursor, from_id=spool.head, topics={"a/b"}))
+    spool.release(spool.head)
+    page = await reading
+    assert (page.records, page.damaged, spool.damaged) == ([], 0, 0)
+    spool.close()
