@@ -30,16 +30,16 @@ def figures(size: Size) -> list[Figure]:
         many = _many(stage)
         spread_out = ("-topics", str(_ALL_TOPICS), "-pattern", _TOPIC)
         for repetition in range(size.repetitions):
-            for name, relay, ends, factor, flags in (
-                (_ONE, Relay(), [SINK], 1, ()),
-                (_FAN_OUT, fan_out, names, 1, ()),
-                (_TABLE, many, [SINK], 1, ()),
-                (_SPREAD, many, [SINK], 4, spread_out),
+            for name, relay, ends, flags in (
+                (_ONE, Relay(), [SINK], ()),
+                (_FAN_OUT, fan_out, names, ()),
+                (_TABLE, many, [SINK], ()),
+                (_SPREAD, many, [SINK], spread_out),
             ):
                 for end in ends:
                     stage.board.forget(end)
                 with stage.broker() as broker, stage.running(relay, broker) as child:
-                    run = stage.measure(port=broker.port, pid=child.pid, count=factor * count, names=ends, flags=flags)
+                    run = stage.measure(port=broker.port, pid=child.pid, count=count, names=ends, flags=flags)
                 runs[name].append(run)
                 size.say(repetition, "flood", name, run)
     return _figures(runs)
