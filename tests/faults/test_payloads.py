@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from base64 import b64decode
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,38 +42,27 @@ async def test_each_payload_arrives_as_far_as_its_form_allows_and_holds_up_no_ot
                 target.always = None
                 target.bodies.clear()
             relay.start()
-            await until(lambda: done(relay, len(payloads) * len(ways)), what="a fate for each payload and target")
-            assert relay.metric("fluidos_edge_relay_dead_total") == 2 * len(_NOT_JSON)
+            good = Counter(normal(payload) for payload in payloads if payload in _GOOD)
+            all_of_them = Counter(map(normal, payloads))
+            wanted = [all_of_them, all_of_them, good, Counter({b"a line": good.total()}), Counter(_NOT_JSON * 2)]
+
+            def arrived() -> list[Counter[bytes]]:
+                received = [orjson.loads(line) for body in lines.bodies for line in body.splitlines()]
+                points = [b"a line" for body in influx.bodies for _ in body.splitlines()]
+                readings = [map(unwrapped, some) for some in (array.accepted, received, shaped.accepted)]
+                return [Counter(each) for each in (*readings, points, dead_letters(relay))]
+
+            await until(lambda: all(map(Counter.__le__, wanted, arrived())), what="a fate for each payload and target")
         finally:
             relay.kill()
-    received = [orjson.loads(line) for body in lines.bodies for line in body.splitlines()]
-    good = Counter(payload for payload in payloads if payload in _GOOD)
-    each_arrived(map(unwrapped, array.accepted), Counter(payloads))
-    each_arrived(map(unwrapped, received), Counter(payloads))
-    each_arrived(map(unwrapped, shaped.accepted), good)
-    assert good.total() <= len([line for body in influx.bodies for line in body.splitlines()]) <= 2 * good.total()
-    each_arrived(dead_letters(relay), Counter(_NOT_JSON * 2))
-
-
-def each_arrived(found: Iterable[bytes], wanted: Counter[bytes]) -> None:
-    """And once more at most, for the kill."""
-    counted = Counter(found)
-    normalized = Counter[bytes]()
-    for payload, times in wanted.items():
-        normalized[normal(payload)] += times
-    assert counted.keys() == normalized.keys()
-    assert all(normalized[each] <= times <= 2 * normalized[each] for each, times in counted.items())
+    for found, owed in zip(arrived(), wanted, strict=True):
+        assert found.keys() == owed.keys()
+        assert all(times <= 2 * owed[each] for each, times in found.items()), "once more at most, for the kill"
 
 
 def dead_letters(relay: Relay) -> list[bytes]:
     files = (relay.state / "dead-letters").iterdir()
     return [b64decode(orjson.loads(line)["payloadBase64"]) for file in files for line in file.read_bytes().splitlines()]
-
-
-def done(relay: Relay, total: int) -> bool:
-    if not relay.serves():
-        return False
-    return total == sum(relay.metric(f"fluidos_edge_relay_{name}_total") for name in ("delivered", "dead"))
 
 
 def normal(payload: bytes) -> bytes:
