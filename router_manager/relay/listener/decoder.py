@@ -17,7 +17,7 @@ from router_manager.relay.listener.packets import (
     Unsubscribe,
 )
 from router_manager.relay.mqtt.decoder import PacketReader
-from router_manager.relay.mqtt.packets import ProtocolError, Puback, Publish, Type, Version
+from router_manager.relay.mqtt.packets import ProtocolError, Publish, Type, Version
 from router_manager.relay.mqtt.properties import MalformedError, Properties, decode_properties, decode_variable
 
 _MAX_FILTERS = 64
@@ -73,11 +73,7 @@ class ServerReader(PacketReader[FromClient]):
                     filters.append(fields.text())
                 return Unsubscribe(body[:2], _some("UNSUBSCRIBE", filters))
             case Type.PUBACK:
-                if len(body) < 2 or (not self._v5 and len(body) > 2):
-                    raise ProtocolError(f"PUBACK of {len(body)} bytes")
-                if len(body) > 3:
-                    self._properties_to_end("PUBACK", body, 3)
-                return Puback(int.from_bytes(body[:2], "big"), body[2] if len(body) > 2 else 0)
+                return self._puback(body)
             case Type.PINGREQ:
                 if body:
                     raise ProtocolError("PINGREQ with a body")

@@ -147,6 +147,13 @@ class PacketReader(ABC, Generic[C]):
             MalformedError: its properties are.
         """
 
+    def _puback(self, body: bytes) -> Puback:
+        if len(body) < 2 or (not self._v5 and len(body) > 2):
+            raise ProtocolError(f"PUBACK of {len(body)} bytes")
+        if len(body) > 3:
+            self._properties_to_end("PUBACK", body, 3)
+        return Puback(int.from_bytes(body[:2], "big"), body[2] if len(body) > 2 else 0)
+
     def _properties_to_end(self, name: str, body: bytes, start: int) -> Properties:
         properties, end = decode_properties(body, start)
         if end != len(body):
@@ -157,7 +164,7 @@ class PacketReader(ABC, Generic[C]):
 class Decoder(PacketReader[Control]):
     """What a client reads."""
 
-    def _control(self, first: int, body: bytes) -> Control:  # noqa: C901 - one case a packet type
+    def _control(self, first: int, body: bytes) -> Control:
         if first & 0x0F:
             raise ProtocolError(f"reserved flags in packet 0x{first:02x}")
         match first >> 4:
@@ -171,11 +178,7 @@ class Decoder(PacketReader[Control]):
             case Type.UNSUBACK:
                 return Unsuback(*self._acknowledgement("UNSUBACK", body))
             case Type.PUBACK:
-                if len(body) < 2 or (not self._v5 and len(body) > 2):
-                    raise ProtocolError(f"PUBACK of {len(body)} bytes")
-                if len(body) > 3:
-                    self._properties_to_end("PUBACK", body, 3)
-                return Puback(int.from_bytes(body[:2], "big"), body[2] if len(body) > 2 else 0)
+                return self._puback(body)
             case Type.PINGRESP:
                 if body:
                     raise ProtocolError("PINGRESP with a body")
