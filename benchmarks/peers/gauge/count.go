@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"net/http"
@@ -8,22 +9,9 @@ import (
 
 // count subscribes at QoS 1 and counts: the limit of a broker.
 func count(flags *flag.FlagSet, arguments []string) error {
-	broker := flags.String("broker", "", "host:port")
-	filter := flags.String("filter", "#", "topics")
 	show := flags.String("show", "", "host:port of the counts, under the name count")
-	secured := identityFlags(flags)
-	if err := flags.Parse(arguments); err != nil {
-		return err
-	}
-	config, err := secured.config()
+	one, _, err := subscribed(flags, arguments, "count")
 	if err != nil {
-		return err
-	}
-	one, err := open(*broker, config, "count")
-	if err != nil {
-		return err
-	}
-	if err := one.subscribe(*filter); err != nil {
 		return err
 	}
 	all := newBoard()
@@ -36,4 +24,23 @@ func count(flags *flag.FlagSet, arguments []string) error {
 		}
 		all.take("count", payload)
 	}
+}
+
+// subscribed reads the flags, with those that every reader of a broker has, and subscribes under a name.
+func subscribed(flags *flag.FlagSet, arguments []string, name string) (*session, *tls.Config, error) {
+	broker := flags.String("broker", "", "host:port")
+	filter := flags.String("filter", "#", "topics")
+	secured := identityFlags(flags)
+	if err := flags.Parse(arguments); err != nil {
+		return nil, nil, err
+	}
+	config, err := secured.config()
+	if err != nil {
+		return nil, nil, err
+	}
+	one, err := open(*broker, config, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	return one, config, one.subscribe(*filter)
 }

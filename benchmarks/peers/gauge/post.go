@@ -17,23 +17,10 @@ import (
 // By default it does as KubeEdge's router does: a goroutine and a new http.Client for each message, any answer is a
 // success. With -inflight it keeps that many connections. Both acknowledge on receipt, which speaks in their favour.
 func post(flags *flag.FlagSet, arguments []string) error {
-	broker := flags.String("broker", "", "host:port")
-	filter := flags.String("filter", "#", "topics")
 	target := flags.String("target", "", "URL")
 	inflight := flags.Int("inflight", 0, "kept connections; 0: one for each message")
-	secured := identityFlags(flags)
-	if err := flags.Parse(arguments); err != nil {
-		return err
-	}
-	config, err := secured.config()
+	one, config, err := subscribed(flags, arguments, "post")
 	if err != nil {
-		return err
-	}
-	one, err := open(*broker, config, "post")
-	if err != nil {
-		return err
-	}
-	if err := one.subscribe(*filter); err != nil {
 		return err
 	}
 	fmt.Println("ready")
