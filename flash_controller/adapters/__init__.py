@@ -1,0 +1,1 @@
+"""What flash_controller speaks to, a module for each."""
