@@ -1,0 +1,1 @@
+"""How an image gets into a device: an adapter for each protocol, all behind `base.Updater`."""
