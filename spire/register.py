@@ -54,7 +54,7 @@ def entries(
     Args:
         trust_domain: of the server.
         parent: the agent, or the alias of agents, whose workloads these are.
-        node: registers relay, agent, mapper and broker of this sensor node instead of the managers.
+        node: registers relay, agent, runner, mapper and broker of this sensor node instead of the managers.
         accounts: which of them; all where there are none.
         federates_with: whose bundles the managers get.
         selectors: instead of the pods' namespace and ServiceAccount, with `{account}` in it.
@@ -101,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--trust-domain", required=True, metavar="NAME")
     parser.add_argument("--parent", required=True, metavar="SPIFFE-ID", help="the agent, or an alias of agents")
-    parser.add_argument("--node", help="register relay, edge agent, mapper and broker of this sensor node instead")
+    parser.add_argument("--node", help="register relay, edge agent, flash runner, mapper and broker of this sensor node instead")
     parser.add_argument(
         "--account", action="append", default=[], metavar="NAME", help="only this of them; may be repeated"
     )

@@ -16,6 +16,7 @@ OF_NODES: Final = {
     "relay": "relay",
     "kubeedge-relay": "relay",
     "edge-agent": "agent",
+    "flash-runner": "runner",
     "broker": "broker",
     "mapper": "mapper",
 }

@@ -26,6 +26,7 @@ def _named(caller: Caller, labels: dict[str, str] | None = None) -> str:
         ("kubeedge-relay", "cloud-1", "/relay/cloud-1"),
         ("broker", "edge-1", "/broker/edge-1"),
         ("mapper", "edge-1", "/mapper/edge-1"),
+        ("flash-runner", "edge-1", "/runner/edge-1"),
     ],
 )
 def test_accounts_of_ours(account: str, node: str | None, path: str) -> None:
