@@ -101,7 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--trust-domain", required=True, metavar="NAME")
     parser.add_argument("--parent", required=True, metavar="SPIFFE-ID", help="the agent, or an alias of agents")
-    parser.add_argument("--node", help="register relay, edge agent, flash runner, mapper and broker of this sensor node instead")
+    parser.add_argument(
+        "--node", help="register relay, edge agent, flash runner, mapper and broker of this sensor node instead"
+    )
     parser.add_argument(
         "--account", action="append", default=[], metavar="NAME", help="only this of them; may be repeated"
     )
