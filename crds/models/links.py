@@ -1,11 +1,10 @@
-"""The wire between a flash runner and the edge agent that owns radios and ports: a WebSocket over mTLS for each link.
+"""The wire between a flash runner and the edge agent that owns radios and ports: one WebSocket over mTLS leases a device.
 
-`GET /v1/links/{namespace}/{device}/{kind}?holder=...` is upgraded when the device is reached and nobody else holds it.
-The agent's first message is a text, `Opened`; each binary message after it is one frame, in either direction. A refusal
-is an HTTP error with a `Refusal`; the end of a link is a close frame with one of `Ended` and a text.
-
-A frame is a datagram (Datagrams), what was written to or notified by a characteristic (Gatt), any piece of a stream
-(Serial, Inbound: there the device dials in), or the JSON of an `HttpRequest` and its `HttpAnswer` (Http).
+`GET /v1/links/{namespace}/{device}` is upgraded when the agent reaches the device, or listens for it, and nobody else
+holds it; a refusal is an HTTP error with a `Refusal`. The agent's first message is a text, `Opened`. Each binary message
+is one frame, in either direction: a datagram, what is written to or notified by a GATT characteristic, or any piece of a
+stream. A text from the runner is an `HttpRequest` to the device, answered in order by the text of an `HttpAnswer`: for
+devices that are told so to dial in. A link ends by a close frame with one of `Ended` and a text that says why.
 """
 
 from __future__ import annotations
@@ -17,12 +16,11 @@ from pydantic import ConfigDict, Field
 
 from crds.models.base import Model, Text, Word
 
-LinkKind = Literal["Datagrams", "Serial", "Gatt", "Inbound", "Http"]
-
-LINKS_ROUTE: Final = "/v1/links/{namespace}/{device}/{kind}"
+LINKS_ROUTE: Final = "/v1/links/{namespace}/{device}"
+LINKS_PORT: Final = 3005
 MAX_FRAME: Final = 65536
-MAX_BODY: Final = 32768
-"""Of HTTP requests and answers: with base64 and what is around it, they fit into a frame."""
+MAX_BODY: Final = 65536
+MAX_MESSAGE: Final = 2 * MAX_BODY
 HEARTBEAT_SECONDS: Final = 5.0
 """Between the pings of either side: whoever answers none is gone, and what it held is free."""
 
@@ -42,8 +40,8 @@ class Opened(Model):
 
     max_frame: Annotated[int, Field(ge=1, le=MAX_FRAME)]
     """Bytes that one frame towards the device may have."""
-    local: Annotated[str, Field(max_length=64)] = ""
-    """Inbound only: host:port where the device has to dial."""
+    address: Annotated[str, Field(max_length=64)] = ""
+    """Where the agent waits for the device to dial in, as host:port; empty where it does not."""
 
 
 class Refusal(Model):
@@ -59,7 +57,6 @@ class HttpRequest(Model):
     model_config = _IN_BASE64
     method: Literal["GET", "POST"]
     path: Annotated[str, Field(max_length=256, pattern=r"^/[!-~]*$")]
-    content_type: Annotated[str, Field(max_length=128, pattern=r"^[ -~]+$")] = "application/octet-stream"
     body: Annotated[bytes, Field(max_length=MAX_BODY)] = b""
 
 
