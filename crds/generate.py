@@ -19,6 +19,8 @@ import yaml
 from crds.models import kubeedge, kubeedge_rules, kubeedge_v1alpha2
 from crds.models.base import Column, Crd, Resource
 from crds.models.dataroute import DataRoute
+from crds.models.firmware import Firmware
+from crds.models.firmwarerollout import FirmwareRollout
 from crds.models.fluidos import Contract, Flavor, KnownCluster, Transaction
 from crds.models.leafdevice import LeafDevice
 from crds.models.sensorclaim import SensorClaim
@@ -32,7 +34,7 @@ Versions = tuple[type[Resource], ...]
 """The served versions of one kind; the last one is stored."""
 
 KINDS: Mapping[str, tuple[Versions, ...]] = {
-    "ours": ((LeafDevice,), (SensorClaim,), (DataRoute,)),
+    "ours": ((LeafDevice,), (SensorClaim,), (DataRoute,), (Firmware,), (FirmwareRollout,)),
     "fluidos": ((Flavor,), (Contract,), (Transaction,), (KnownCluster,)),
     # KubeEdge 1.16 and later serve v1alpha2 too, unconverted; up to 1.14 there was nothing else. Two installations.
     "kubeedge-v1beta1": (

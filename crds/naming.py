@@ -38,6 +38,12 @@ def contract_name(*, flavor: str, transaction: str) -> str:
     return _name(f"contract-{flavor.replace('.', '-')}", unique)
 
 
+def flash_lease_name(device: str) -> str:
+    """`flash-<LeafDevice>`: who holds it flashes the device."""
+    name = f"flash-{device}"
+    return name if len(name) <= MAX_NAME else _name(name, _base32("flash", device, length=10))
+
+
 def _digest(*parts: str) -> bytes:
     """SHA-256 over length-prefixed parts, so that ("a", "bc") and ("ab", "c") differ."""
     hashed = hashlib.sha256()

@@ -6,9 +6,11 @@ repeats them byte for byte.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from crds.models.base import (
     ATOMIC,
@@ -20,6 +22,7 @@ from crds.models.base import (
     Model,
     Name,
     Resource,
+    Rule,
     Text,
     Timestamp,
     Word,
@@ -108,6 +111,52 @@ class Link(Model):
     address: Bounded = ""
 
 
+_BAUD_IS_SERIAL = "must have the protocol MCUmgrSerial where baudRate is set"
+UpdateProtocol = Literal["MCUmgrUDP", "MCUmgrSerial", "MCUmgrBLE", "NubificusOTA", "FluidosOTA", "BlueST"]
+
+_HOST_PORT = r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5}$"
+_SERIAL = r"^(/[A-Za-z0-9._/:-]+|socket://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\]):[0-9]{1,5})$"
+_MAC = r"^([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}$"
+_ADDRESSES: Mapping[str, tuple[str, str]] = {
+    "MCUmgrUDP": (_HOST_PORT, "host:port"),
+    "MCUmgrSerial": (_SERIAL, "the path of a port, or socket://host:port"),
+    "MCUmgrBLE": (_MAC, "a MAC address"),
+    "NubificusOTA": (_HOST_PORT, "host:port"),
+    "FluidosOTA": (_HOST_PORT, "host:port"),
+    "BlueST": (_MAC, "a MAC address"),
+}
+
+
+def _address_message(protocol: str, expected: str) -> str:
+    return f"must have as address {expected} where protocol is {protocol}"
+
+
+class Update(Model):
+    """How firmware gets into the device. The node's edge agent goes there and nowhere else."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        *(
+            Rule(f"self.protocol != '{protocol}' || self.address.matches(r'{form}')", _address_message(protocol, name))
+            for protocol, (form, name) in _ADDRESSES.items()
+        ),
+        Rule("!has(self.baudRate) || self.protocol == 'MCUmgrSerial'", _BAUD_IS_SERIAL),
+    )
+
+    protocol: UpdateProtocol
+    address: Annotated[str, Field(min_length=1, max_length=256)]
+    baud_rate: Annotated[int, Field(ge=1200, le=12_000_000)] | None = None
+    """Of a serial port; 115200 when absent."""
+
+    @model_validator(mode="after")
+    def _goes_by_the_protocol(self) -> Self:
+        form, expected = _ADDRESSES[self.protocol]
+        if re.fullmatch(form, self.address) is None:
+            raise ValueError(_address_message(self.protocol, expected))
+        if self.baud_rate is not None and self.protocol != "MCUmgrSerial":
+            raise ValueError(_BAUD_IS_SERIAL)
+        return self
+
+
 class Source(Model):
     """What found the device."""
 
@@ -125,6 +174,8 @@ class LeafDeviceSpec(Model):
     """Of the device that this must prove to be; absent where it cannot prove anything."""
     link: Link = Link()
     board: Board = Board()
+    update: Update | None = None
+    """Absent where the device is flashed by nobody here."""
     sensors: Annotated[
         tuple[Sensor, ...],
         # A create took the API server 3.6 ms where every field of every sensor was managed by itself.
@@ -204,4 +255,6 @@ __all__ = [
     "SensorTraits",
     "Source",
     "Text",
+    "Update",
+    "UpdateProtocol",
 ]

@@ -27,6 +27,7 @@ from edge_resource_manager.domain.devices import (
     MCU_KEY,
     TOPICS_KEY,
     UEID_KEY,
+    UPDATE_KEY,
     Binding,
     Node,
     NodeNamed,
@@ -38,7 +39,7 @@ from edge_resource_manager.domain.devices import (
 )
 from edge_resource_manager.domain.liveness import NodeHealth, NodeNotReady, NodeReady, Report
 
-HINTS = (BOARD_KEY, MCU_KEY, MCU_FAMILY_KEY, MAX_CONSUMERS_KEY, UEID_KEY, TOPICS_KEY)
+HINTS = (BOARD_KEY, MCU_KEY, MCU_FAMILY_KEY, MAX_CONSUMERS_KEY, UEID_KEY, TOPICS_KEY, UPDATE_KEY)
 
 # Protocols of v1beta1 are free: the keys under which mappers keep an address, the surest first.
 _ADDRESS_KEYS = ("macAddress", "address", "url", "ip", "serialPort", "serial", "slaveID")

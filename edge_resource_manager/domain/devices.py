@@ -11,9 +11,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+import orjson
+
 from crds.errors import InvalidField
 from crds.models.base import validate
-from crds.models.leafdevice import Board, LeafDeviceSpec, Link, Sensor, Source
+from crds.models.leafdevice import Board, LeafDeviceSpec, Link, Sensor, Source, Update
 from crds.sensors_annotation import ANNOTATION, decode_annotation
 from crds.typedata import DeclaredSensor, mcu_family, parse_max_consumers
 from edge_resource_manager.domain.liveness import NodeHealth, Report
@@ -27,6 +29,7 @@ MCU_FAMILY_KEY = "edge.fluidos.eu/mcu-family"
 MAX_CONSUMERS_KEY = "edge.fluidos.eu/max-consumers"
 UEID_KEY = "edge.fluidos.eu/ueid"
 TOPICS_KEY = "edge.fluidos.eu/topics"
+UPDATE_KEY = "edge.fluidos.eu/update"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +235,7 @@ def describe(device: ObservedDevice, *, node_name: str) -> Description:
         ueid=ueid if isinstance(ueid, str) else None,
         link=_link(device, errors),
         board=_board(device, decoded.sensors, errors),
+        update=_update(device.hints.get(UPDATE_KEY), errors),
         sensors=tuple(sensors),
     )
     return Description(spec, tuple(errors), bad_ueid=ueid if isinstance(ueid, InvalidField) else None)
@@ -305,6 +309,19 @@ def _link(device: ObservedDevice, errors: list[InvalidField]) -> Link:
     except InvalidField as error:
         errors.append(error)
         return Link()
+
+
+def _update(text: str | None, errors: list[InvalidField]) -> Update | None:
+    if text is None:
+        return None
+    field = f"metadata[{UPDATE_KEY}]"
+    try:
+        return validate(Update, orjson.loads(text), field=field)
+    except InvalidField as error:
+        errors.append(error)
+    except orjson.JSONDecodeError as error:
+        errors.append(InvalidField(field=field, value=text, expected=f"JSON ({error})"))
+    return None
 
 
 def _max_consumers(device: ObservedDevice, errors: list[InvalidField]) -> int | None:

@@ -26,6 +26,10 @@ def values(schema: Schema, likely: Mapping[str, Json] = NOTHING) -> st.SearchStr
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     match schema["type"]:
+        case "object" if "additionalProperties" in schema:
+            return st.dictionaries(
+                st.text("ab/.", max_size=4), values(schema["additionalProperties"], likely), max_size=2
+            )
         case "object":
             return _objects(schema, likely)
         case "array":

@@ -10,6 +10,8 @@ from crds.errors import InvalidField
 from crds.generate import manifest
 from crds.models.base import Resource
 from crds.models.dataroute import DataRoute
+from crds.models.firmware import Firmware
+from crds.models.firmwarerollout import FirmwareRollout
 from crds.models.leafdevice import LeafDevice
 from crds.models.sensorclaim import SensorClaim
 from scripts.testbed.api import ApiError
@@ -43,12 +45,30 @@ LIKELY: dict[str, Any] = {
     "engine": ["KubeEdge"],
     "delivery": ["BestEffort"],
     "sequence": ["/n", "n"],
+    "repository": ["ghcr.io/site/thermo", "registry:5000/a/b-c__d", "[::1]:5000/a", "site/thermo", "ghcr.io/A", "a.b"],
+    "tag": ["1.4.2", "latest"],
+    "devices": [{"names": ["a", "b"]}, {"count": 2}, {"selector": {"matchLabels": {"a": "b"}}, "count": 1}, {}],
+    "canary": [{"count": 1}, {"percent": 10}, {"count": 1, "percent": 10}],
+    "start": ["22:00", "24:00", "9:00"],
+    "timezone": ["Europe/Athens", "UTC", "/"],
+}
+UPDATES: dict[str, Any] = {
+    "update": [
+        {"protocol": "MCUmgrUDP", "address": "10.0.0.7:1337"},
+        {"protocol": "MCUmgrUDP", "address": "/dev/ttyACM0"},
+        {"protocol": "MCUmgrSerial", "address": "/dev/ttyACM0", "baudRate": 115200},
+        {"protocol": "MCUmgrSerial", "address": "socket://[::1]:4001"},
+        {"protocol": "MCUmgrBLE", "address": "c0:ff:ee:00:11:22"},
+        {"protocol": "BlueST", "address": "c0:ff:ee:00:11:22", "baudRate": 115200},
+        {"protocol": "NubificusOTA", "address": "tile.plant.example:80"},
+        {"protocol": "FluidosOTA", "address": "[::1]:80"},
+    ],
 }
 
 
 def specs(model: type[Resource]) -> st.SearchStrategy[Any]:
     schema = manifest((model,))["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    likely = LIKELY if model is not LeafDevice else {}
+    likely = LIKELY if model is not LeafDevice else UPDATES
     return nearly(schema["properties"]["spec"], likely)
 
 
@@ -100,6 +120,18 @@ def test_sensor_claims_are_judged_alike(cluster: Cluster, spec: object) -> None:
 @given(spec=specs(DataRoute))
 def test_data_routes_are_judged_alike(cluster: Cluster, spec: object) -> None:
     assert_same(cluster, DataRoute, spec)
+
+
+@EXAMPLES
+@given(spec=specs(Firmware))
+def test_firmwares_are_judged_alike(cluster: Cluster, spec: object) -> None:
+    assert_same(cluster, Firmware, spec)
+
+
+@EXAMPLES
+@given(spec=specs(FirmwareRollout))
+def test_firmware_rollouts_are_judged_alike(cluster: Cluster, spec: object) -> None:
+    assert_same(cluster, FirmwareRollout, spec)
 
 
 ROUTE = {"source": {"selector": "true"}, "targets": [{"name": "a", "url": "http://a"}]}

@@ -33,8 +33,9 @@ def nodes(schema: Schema, where: str) -> Iterator[tuple[str, Schema]]:
     yield where, schema
     for name, field in schema.get("properties", {}).items():
         yield from nodes(field, f"{where}.{name}")
-    if "items" in schema:
-        yield from nodes(schema["items"], f"{where}[]")
+    for key, mark in (("items", "[]"), ("additionalProperties", "{}")):
+        if key in schema:
+            yield from nodes(schema[key], where + mark)
 
 
 def ours() -> Iterator[tuple[str, Schema]]:
@@ -77,7 +78,7 @@ def is_bounded(schema: Schema) -> bool:
         "string": {"maxLength"},
         "array": {"maxItems"},
         "integer": {"minimum", "maximum"},
-        "object": {"properties"},
+        "object": {"maxProperties"} if "additionalProperties" in schema else {"properties"},
     }
     return "enum" in schema or needs.get(schema["type"], set()) <= schema.keys()
 
@@ -158,6 +159,8 @@ def test_kubectl_get_fluidos_finds_our_kinds_by_short_names(cluster: Cluster) ->
         "leafdevices": (["leaf", "ld"], ["fluidos"]),
         "sensorclaims": (["snc"], ["fluidos"]),
         "dataroutes": (["drt"], ["fluidos"]),
+        "firmwares": (["fw"], ["fluidos"]),
+        "firmwarerollouts": (["fwr"], ["fluidos"]),
     }
 
 
