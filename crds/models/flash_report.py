@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from crds.models.base import Count, Distinct, Model, Timestamp
+from crds.models.base import Count, Distinct, Model, Name, Timestamp
 from crds.models.firmware import Digest, Version
 from crds.models.trust import Hex
 
@@ -25,6 +25,9 @@ Lack = Literal["Signature", "Revert", "Resume", "Confirmation", "Attestation"]
 Reason = Annotated[str, Field(max_length=128, pattern=r"^([A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?)?$")]
 
 
+Goal = Literal["Update", "RollBack"]
+
+
 class Running(Model):
     """What a device ran."""
 
@@ -32,12 +35,15 @@ class Running(Model):
     version: Version = ""
     measurement: Hex | None = None
     digest: Digest | None = None
-    """Of the index that it came from, where a Firmware or an earlier rollout knows it."""
+    """Of the index that it came from, where the catalog knows it."""
+    firmware: Name | None = None
+    """The Firmware of the catalog that had it."""
 
 
 class Flash(Model):
     """How far the flash of one device has come."""
 
+    goal: Goal = "Update"
     state: FlashState = "Pending"
     reason: Reason = ""
     message: Annotated[str, Field(max_length=1024)] = ""
@@ -53,4 +59,8 @@ class Flash(Model):
 class FlashReport(Flash):
     """One attempt, told by its runner."""
 
+    rollout_uid: Annotated[str, Field(max_length=64, alias="rolloutUID")]
+    attempt: Count
+    retryable: bool = False
+    """Of one that failed: another attempt may do better."""
     time: Timestamp

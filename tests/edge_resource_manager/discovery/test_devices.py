@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crds.models.leafdevice import Update
 from edge_resource_manager.adapters.kubeedge import parse_device
 from edge_resource_manager.domain.devices import (
     Binding,
@@ -210,6 +211,14 @@ def test_board_and_sharing_come_from_the_first_sensor_that_says_so_or_else_from_
     assert [sensor.max_consumers for sensor in described.spec.sensors] == [3, 5]
 
 
+def test_a_device_says_how_firmware_gets_into_it() -> None:
+    hint = {"edge.fluidos.eu/update": '{"protocol": "MCUmgrSerial", "address": "/dev/ttyACM0", "baudRate": 115200}'}
+    described = describe(parse_device(samples.device("d", annotations=hint)), node_name="edge-1")
+    assert described.errors == ()
+    assert described.spec.update == Update(protocol="MCUmgrSerial", address="/dev/ttyACM0", baud_rate=115200)
+    assert describe(parse_device(samples.device("d")), node_name="edge-1").spec.update is None
+
+
 def test_readings_are_signed_by_devices_that_can_prove_themselves_and_by_no_others() -> None:
     told = {**samples.PRESSURE, "properties": {**samples.PRESSURE["properties"], "additional": {"integrity": "Signed"}}}
     sensors, ueid = samples.packed(samples.HUMIDITY, told), {"edge.fluidos.eu/ueid": "01" + "ab" * 16}
@@ -223,7 +232,15 @@ def test_readings_are_signed_by_devices_that_can_prove_themselves_and_by_no_othe
 
 @pytest.mark.parametrize(
     ("hint", "value"),
-    [("max-consumers", "many"), ("max-consumers", "0"), ("board", "x" * 200), ("mcu", "x" * 200)],
+    [
+        ("max-consumers", "many"),
+        ("max-consumers", "0"),
+        ("board", "x" * 200),
+        ("mcu", "x" * 200),
+        ("update", "udp://10.0.0.7:1337"),
+        ("update", '{"protocol": "MCUmgrUDP", "address": "/dev/ttyACM0"}'),
+        ("update", '{"protocol": "MCUmgrBLE", "address": "c0:ff:ee:00:11:22", "baudRate": 9600}'),
+    ],
 )
 def test_a_hint_that_makes_no_sense_is_named_and_withdraws_no_sensor(hint: str, value: str) -> None:
     body = samples.device("d", annotations={f"edge.fluidos.eu/{hint}": value})
