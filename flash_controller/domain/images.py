@@ -26,9 +26,9 @@ REASON = "InvalidImage"
 class Format(StrEnum):
     """How an image is laid out, by which its boot layer knows how to measure it."""
 
-    MCUBOOT = "mcuboot"
-    ESP_IDF = "esp-idf"
-    RAW = "raw"
+    MCUBOOT = "MCUboot"
+    ESP_IDF = "ESPIDF"
+    BINARY = "Binary"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +89,7 @@ def read_image(data: bytes) -> Image:
         return _read_mcuboot(data)
     if data[0] == _ESP_MAGIC and data[_ESP_HEADER.size + _ESP_SEGMENT.size :].startswith(_ESP_DESCRIPTOR_MAGIC):
         return _read_esp(data)
-    return Image(format=Format.RAW, measurement=hashlib.sha512(data).hexdigest())
+    return Image(format=Format.BINARY, measurement=hashlib.sha512(data).hexdigest())
 
 
 def _invalid(field: str, value: object, expected: str) -> InvalidField:
