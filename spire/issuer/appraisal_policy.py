@@ -13,11 +13,11 @@ import structlog
 
 from crds.errors import InvalidField
 from crds.kube.client import Kube, Object
+from crds.kube.config_map import FollowedConfigMap
 from crds.kube.watch import Change, Gone, Put
 from crds.models.appraisal import CONFIG_MAP, KEY, AppraisalPolicy, KnownFirmware
 from spire.domain.site import Site, site_of
 from spire.issuer.appraisal_metrics import POLICY_GOOD, POLICY_REFUSED
-from spire.issuer.config_map import FollowedConfigMap
 from spire.observers import Observers
 
 log = structlog.get_logger(__name__)
@@ -45,7 +45,12 @@ class Policies:
 
     def __init__(self, kube: Kube, *, namespace: str, catalogs: Sequence[ReferenceValues] = ()) -> None:
         self._config_map = FollowedConfigMap(
-            kube, name=CONFIG_MAP, namespace=namespace, reason="PolicyRefused", action="Appraise"
+            kube,
+            name=CONFIG_MAP,
+            namespace=namespace,
+            reporter="identity-issuer",
+            reason="PolicyRefused",
+            action="Appraise",
         )
         self._catalogs = catalogs
         self._policy: AppraisalPolicy | None = None

@@ -43,7 +43,6 @@ from spire.domain.ueid import Ueid
 from spire.domain.verdict import Accepted
 from spire.issuer.appraisal_metrics import WITHDRAWN
 from spire.issuer.appraisal_policy import Policies
-from spire.issuer.config_map import REPORTER
 
 log = structlog.get_logger(__name__)
 
@@ -234,7 +233,7 @@ class Devices:
             reason=condition.reason,
             action="Appraise",
             note=condition.message,
-            reporter=REPORTER,
+            reporter=MANAGER,
         )
 
     async def _write(self, key: Key, leaf: _Leaf, status: Object) -> None:

@@ -6,12 +6,12 @@ import structlog
 
 from crds.errors import InvalidField
 from crds.kube.client import Kube
+from crds.kube.config_map import FollowedConfigMap
 from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.watch import Change, Gone, Put
 from crds.models.federation import CONFIG_MAP
 from spire.domain.federation import read_peers
 from spire.domain.spiffe_id import TrustDomain
-from spire.issuer.config_map import FollowedConfigMap
 from spire.issuer.federation import Federation
 
 log = structlog.get_logger(__name__)
@@ -31,7 +31,12 @@ class Peers:
 
     def __init__(self, kube: Kube, *, federation: Federation, namespace: str, own: TrustDomain) -> None:
         self._config_map = FollowedConfigMap(
-            kube, name=CONFIG_MAP, namespace=namespace, reason="PeerRefused", action="Federate"
+            kube,
+            name=CONFIG_MAP,
+            namespace=namespace,
+            reporter="identity-issuer",
+            reason="PeerRefused",
+            action="Federate",
         )
         self._federation = federation
         self._own = own

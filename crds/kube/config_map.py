@@ -11,8 +11,6 @@ from crds.kube.events import emit
 from crds.kube.watch import Change, follow
 from crds.models.base import Crd, ObjectMeta, Resource, validate
 
-REPORTER = "identity-issuer"
-
 
 class _ConfigMap(Resource):
     """What an Event is about."""
@@ -27,14 +25,16 @@ class FollowedConfigMap:
         kube: the API server.
         name: of the ConfigMap.
         namespace: of the ConfigMap.
-        reason: of the Events that complain of it.
-        action: what the issuer was doing then.
+        reporter: who complains of it.
+        reason: of the Events that do so.
+        action: what the reporter was doing then.
     """
 
-    def __init__(self, kube: Kube, *, name: str, namespace: str, reason: str, action: str) -> None:
+    def __init__(self, kube: Kube, *, name: str, namespace: str, reporter: str, reason: str, action: str) -> None:
         self._kube = kube
         self._name = name
         self._namespace = namespace
+        self._reporter = reporter
         self._reason = reason
         self._action = action
         self._refused: tuple[Object, tuple[str, ...]] | None = None
@@ -81,5 +81,5 @@ class FollowedConfigMap:
                     reason=self._reason,
                     action=self._action,
                     note=note,
-                    reporter=REPORTER,
+                    reporter=self._reporter,
                 )
