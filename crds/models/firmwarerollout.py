@@ -21,6 +21,7 @@ from crds.models.base import (
 )
 from crds.models.firmware import Digest, Reference
 from crds.models.flash_report import Flash
+from crds.models.trust import Hex
 
 MAX_DEVICES: Final = 1024
 Devices = Annotated[int, Field(ge=1, le=MAX_DEVICES)]
@@ -80,7 +81,7 @@ class Strategy(Model):
     soak_seconds: Annotated[int, Field(ge=0, le=30 * 86400)] = 0
     """How long a batch must have run well before the next one starts."""
     max_failure_percent: Annotated[int, Field(ge=0, le=100)] = 0
-    """Of the devices that were tried; above it nothing else is touched until `desired` is set anew."""
+    """Of the devices in the batches so far; above it nothing else is touched until this is raised."""
     approval: Literal["None", "AfterCanary", "EachBatch"] = "None"
     """What `approvedBatches` is waited for."""
 
@@ -114,7 +115,7 @@ class FirmwareRolloutSpec(Model):
     """OnlyNewer passes over devices that run the same application in the same or a newer version."""
     strategy: Strategy = Strategy()
     approved_batches: Annotated[int, Field(ge=0, le=MAX_DEVICES)] = 0
-    """How many batches somebody has approved; the canary is one of them and needs no approval."""
+    """How many batches, the canary among them, somebody has looked at and found good: the next one may begin."""
     deadline_seconds: Annotated[int, Field(ge=60, le=90 * 86400)] | None = None
     """From the rollout's start on; what has not begun by then fails."""
     device_timeout_seconds: Annotated[int, Field(ge=10, le=86400)] = 1800
@@ -136,6 +137,8 @@ class DeviceFlash(Flash):
     """One device of a rollout."""
 
     name: Name
+    measurement: Hex | None = None
+    """What the device has to measure in the end."""
     attempts: Count = 0
     batch: Count = 0
     """0 is the canary, where there is one."""
