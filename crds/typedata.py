@@ -16,6 +16,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from crds.errors import InvalidField
+from crds.mcu import mcu_family
 from crds.models.base import Model, Word, validate
 from crds.models.fluidos import FlavorSpec
 from crds.models.leafdevice import (
@@ -32,8 +33,8 @@ from crds.models.trust import Hex, Integrity, SpiffeIdText, Tier
 from crds.units import Dimension, Rounding, Scale, parse_unit, to_integer
 
 MAX_QUANTITIES = 16
-_OBSERVED = "observedLatencyMicros"
 
+_Natural = Annotated[str, Field(max_length=16, pattern=r"^[0-9]+$")]
 _Words = Annotated[tuple[Bounded, ...], Field(max_length=MAX_QUANTITIES)]
 
 
@@ -56,7 +57,8 @@ class _Additional(Model):
     max_consumers: Bounded | None = None
     integrity: Integrity | None = None
     timestamp_pointer: JsonPointer | None = None
-    observed_latency_micros: Annotated[str | None, Field(max_length=16, pattern=r"^[0-9]+$")] = None
+    observed_latency_micros: _Natural | None = None
+    repurpose_seconds: _Natural | None = None
     trust_tier: Tier | None = None
     spiffe_id: Annotated[SpiffeIdText | None, Field(alias="spiffeID")] = None
     application: Bounded | None = None
@@ -110,6 +112,7 @@ class DeclaredSensor:
     topic: str
     trust: FlavorTrust | None = None
     observed_latency_microseconds: int | None = None
+    repurpose_seconds: int | None = None
 
     def at(self, topic: str) -> Sensor:
         """The sensor whose readings appear at an MQTT topic.
@@ -133,6 +136,7 @@ class FlavorView:
         node: of the board.
         trust: what the device has proven.
         observed_latency_microseconds: p99 of its deliveries, as its provider has measured; None where it has not.
+        repurpose_seconds: how long it takes, as its provider expects, to flash the device into this; None where it is.
     """
 
     sensor: Sensor
@@ -140,6 +144,7 @@ class FlavorView:
     node: str
     trust: FlavorTrust | None = None
     observed_latency_microseconds: int | None = None
+    repurpose_seconds: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,10 +213,13 @@ def parse_sensor(entry: object, *, field: str) -> DeclaredSensor:
         node=raw.node or raw.access.resource.node,
         topic=raw.access.resource.topic,
         trust=_trust(additional),
-        observed_latency_microseconds=None
-        if additional.observed_latency_micros is None
-        else int(additional.observed_latency_micros),
+        observed_latency_microseconds=_count(additional.observed_latency_micros),
+        repurpose_seconds=_count(additional.repurpose_seconds),
     )
+
+
+def _count(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 def _trust(additional: _Additional) -> FlavorTrust | None:
@@ -277,15 +285,6 @@ def characteristics(
     ).dump()
 
 
-def observed(characteristics: dict[str, Any], microseconds: int | None) -> dict[str, Any]:
-    """A flavor's `characteristics` with what its provider has measured; without, where that is None."""
-    properties = characteristics.get("properties") or {}
-    additional = {key: value for key, value in (properties.get("additional") or {}).items() if key != _OBSERVED}
-    if microseconds is not None:
-        additional[_OBSERVED] = str(microseconds)
-    return {**characteristics, "properties": {**properties, "additional": additional}}
-
-
 def sensor_from_flavor(spec: FlavorSpec) -> FlavorView:
     """Read a flavor of type Sensor, ours or a stock provider's.
 
@@ -303,20 +302,8 @@ def sensor_from_flavor(spec: FlavorSpec) -> FlavorView:
         node=declared.node,
         trust=declared.trust,
         observed_latency_microseconds=declared.observed_latency_microseconds,
+        repurpose_seconds=declared.repurpose_seconds,
     )
-
-
-# Vendors' part numbers say the family beyond doubt; anything else stays as it was declared.
-_FAMILIES = re.compile(
-    r"(?:AT)?(?P<family>STM(?:32|8)|NRF5[1-4]|NRF91|ESP32|ESP8266|RP2(?=0|3)|EFR32|EFM32|SAM(?:D|E|L|R)(?=\d)|GD32|MSP430)",
-    re.IGNORECASE,
-)
-
-
-def mcu_family(mcu: str) -> str:
-    """The family that a part number belongs to (`STM32U585AI` is an STM32, `nRF52840` an nRF52), or nothing."""
-    found = _FAMILIES.match(mcu)
-    return found["family"].upper().replace("NRF", "nRF") if found else ""
 
 
 def _measurements(raw: _Characteristics, units: _Units, *, field: str) -> Iterator[Measurement]:

@@ -14,6 +14,7 @@ from pydantic import Field
 from crds.models.base import Label, Model, Name, validate
 from crds.models.dataroute import Delivery
 from crds.models.delivery import Endpoints, PayloadFilter
+from crds.models.repurposing import Repurpose
 from crds.models.retention import Retention
 from crds.predicate import compile_predicate
 from crds.units import parse_unit
@@ -38,6 +39,8 @@ class SensorConfiguration(Model):
     filter: PayloadFilter | None = None
     delivery: Delivery = "AtLeastOnce"
     retention: Retention | None = None
+    repurpose: Repurpose | None = None
+    """Without it, nothing is made into what is wanted."""
 
 
 def parse_configuration(data: object, *, field: str = "configuration.data") -> SensorConfiguration:

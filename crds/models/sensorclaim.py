@@ -10,6 +10,7 @@ from crds.models.base import Column, Conditions, Count, Crd, Distinct, Model, Na
 from crds.models.dataroute import Delivery, Selector
 from crds.models.delivery import Endpoints, PayloadFilter
 from crds.models.measured import Measured
+from crds.models.repurposing import Repurpose
 from crds.models.retention import Retention
 from crds.models.trust import Integrity, SpiffeIdText, Tier
 
@@ -144,6 +145,8 @@ class SensorClaimSpec(Model):
     """BestEffort lets a provider use KubeEdge's router, which loses readings."""
     retention: Retention | None = None
     """How long readings wait for an endpoint that is down; a provider may let them wait less."""
+    repurpose: Repurpose | None = None
+    """Whether a provider may flash an idle device into what no device is."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -156,6 +159,15 @@ class SensorClaimSpec(Model):
         if self.integrity == "Signed" and any(endpoint.shape for endpoint in self.endpoints):
             raise ValueError(_SIGNED_AS_IT_IS)
         return self
+
+
+class Repurposing(Model):
+    """A device on its way to become what was bought."""
+
+    expected_seconds: Count
+    """As its provider expected."""
+    until: Timestamp
+    """When it is given up."""
 
 
 class Binding(Model):
@@ -180,6 +192,8 @@ class Binding(Model):
     expiration_time: Timestamp | None = None
     renewal_time: Timestamp | None = None
     """When to renew: half of the contract's lifetime."""
+    repurposing: Repurposing | None = None
+    """Set while the device is being made into it."""
     measured: Measured | None = None
     """What its provider has measured of the delivery."""
     measured_time: Timestamp | None = None

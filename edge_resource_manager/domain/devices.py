@@ -14,10 +14,11 @@ from typing import assert_never
 import orjson
 
 from crds.errors import InvalidField
+from crds.mcu import mcu_family
 from crds.models.base import validate
 from crds.models.leafdevice import Board, LeafDeviceSpec, Link, Sensor, Source, Update
 from crds.sensors_annotation import ANNOTATION, decode_annotation
-from crds.typedata import DeclaredSensor, mcu_family, parse_max_consumers
+from crds.typedata import DeclaredSensor, parse_max_consumers
 from edge_resource_manager.domain.liveness import NodeHealth, Report
 from spire.domain.errors import Malformed
 from spire.domain.ueid import Ueid

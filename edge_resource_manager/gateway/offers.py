@@ -9,7 +9,8 @@ from crds.kube.watch import Key
 from crds.models.fluidos import Flavor
 from crds.models.leafdevice import LeafDevice
 from crds.selector import Device, attributes, device
-from crds.typedata import FlavorView, observed, sensor_from_flavor
+from crds.remarks import observed
+from crds.typedata import FlavorView, sensor_from_flavor
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.conversion import flavor_to_wire
 from edge_resource_manager.domain.reservations import Offer

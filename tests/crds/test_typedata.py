@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crds.errors import InvalidField
+from crds.mcu import mcu_family
 from crds.models.fluidos import FlavorSpec, FlavorType, NodeIdentity, Price
 from crds.models.leafdevice import Board, Measurement
 from crds.sensors_annotation import MAX_ANNOTATION_BYTES, Decoded, decode_annotation
-from crds.typedata import DeclaredSensor, characteristics, mcu_family, parse_sensor, sensor_from_flavor
+from crds.typedata import DeclaredSensor, characteristics, parse_sensor, sensor_from_flavor
 
 TOPIC = "sensor/00112233FFEE/00140000000111e1ac360002a5d5c51b/hts221"
 HTS221: dict[str, Any] = {
