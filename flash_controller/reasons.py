@@ -20,3 +20,55 @@ class FirmwareReason(StrEnum):
     UNSIGNED = "Unsigned"
     NOT_TRUSTED = "NotTrusted"
     APPLICATION_REFUSED = "ApplicationRefused"
+
+
+class RolloutCondition(StrEnum):
+    """Conditions of a FirmwareRollout."""
+
+    PROGRESSING = "Progressing"
+    SUCCEEDED = "Succeeded"
+
+
+class RolloutReason(StrEnum):
+    """What those, and the devices of a rollout, may say beside what runners report."""
+
+    ROLLING_OUT = "RollingOut"
+    ROLLING_BACK = "RollingBack"
+    SOAKING = "Soaking"
+    AWAITING_APPROVAL = "AwaitingApproval"
+    OUTSIDE_WINDOW = "OutsideWindow"
+    SUSPENDED = "Suspended"
+    TOO_MANY_FAILURES = "TooManyFailures"
+    FIRMWARE_NOT_READY = "FirmwareNotReady"
+    NO_DEVICES = "NoDevices"
+    INVALID = "Invalid"
+    COMPLETE = "Complete"
+    CONFIRMED = "Confirmed"
+    DEVICES_FAILED = "DevicesFailed"
+    CANCELLED = "Cancelled"
+    ROLLED_BACK = "RolledBack"
+    STARTING = "Starting"
+    UP_TO_DATE = "UpToDate"
+    DEVICE_MISSING = "DeviceMissing"
+    DEVICE_BUSY = "DeviceBusy"
+    NO_SUCH_BOARD = "NoSuchBoard"
+    NO_PREVIOUS_FIRMWARE = "NoPreviousFirmware"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    DEVICE_TIMEOUT = "DeviceTimeout"
+    RUNNER_LOST = "RunnerLost"
+
+
+class PackageReason(StrEnum):
+    """Why a package was not taken, or not had."""
+
+    NOT_FOUND = "NotFound"
+    NO_SUCH_BOARD = "NoSuchBoard"
+    REGISTRY_UNAUTHORIZED = "RegistryUnauthorized"
+    REGISTRY_UNTRUSTED = "RegistryUntrusted"
+    REGISTRY_REFUSED = "RegistryRefused"
+    INVALID_CREDENTIALS = "InvalidCredentials"
+    INVALID_MANIFEST = "InvalidManifest"
+    INVALID_IMAGE = "InvalidImage"
+    DIGEST_MISMATCH = "DigestMismatch"
+    MEASUREMENT_MISMATCH = "MeasurementMismatch"
+    TAMPERED = "Tampered"

@@ -19,8 +19,7 @@ from typing import NamedTuple
 from uuid import UUID, uuid5
 
 from crds.errors import InvalidField
-
-REASON = "InvalidImage"
+from flash_controller.reasons import PackageReason
 
 
 class Format(StrEnum):
@@ -93,7 +92,9 @@ def read_image(data: bytes) -> Image:
 
 
 def _invalid(field: str, value: object, expected: str) -> InvalidField:
-    return InvalidField(field=f"image.{field}".rstrip("."), value=value, expected=expected, reason=REASON)
+    return InvalidField(
+        field=f"image.{field}".rstrip("."), value=value, expected=expected, reason=PackageReason.INVALID_IMAGE
+    )
 
 
 def _same(field: str, stated: bytes, computed: bytes) -> None:
