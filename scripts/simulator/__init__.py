@@ -5,4 +5,7 @@
 
 A device that has an identity is a board (`factory` makes it) with a DICE engine (`dice`) that starts what its flash
 holds (`identity`), attests by way of one of two `doors`, and publishes with the SVID that it got (`attested`).
+
+A board whose firmware can be replaced (`device`) has a `flash` with two slots and an `smp` server on one of `ports`;
+its images are `firmware`, made by imgtool.
 """

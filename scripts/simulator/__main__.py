@@ -6,6 +6,8 @@ With `"broker": "mqtts://..."` and `"identity": {"board": FILE, "image": FILE, "
 "bundle": FILE}` a device proves what it is and what it runs before it publishes (`identity.SimulatedIdentity`); with
 `"svid": DIR` somebody publishes for it who has an identity in files, as a mapper does. With an identity and
 `"integrity": "Signed"` it signs each reading, so that receivers need not trust anybody else.
+An entry with `"slots": DIR` and `"update": "udp://127.0.0.1:1337"` instead of sensor, types and topic is a board whose
+firmware can be replaced (`device.UpdatableDevice`); it goes on until the end.
 Ends after `--messages` of each sensor, or on SIGTERM or Ctrl-C, when the broker has acknowledged what was sent.
 """
 
@@ -25,7 +27,10 @@ import orjson
 from crds.errors import EdgeError, InvalidField
 from crds.models.base import validate
 from scripts.simulator.attested import AttestedPublisher
+from scripts.simulator.device import Updatable, UpdatableDevice
 from scripts.simulator.fleet import Fleet
+from scripts.simulator.identity import FileStore, Firmware
+from scripts.simulator.ports import Ports
 from scripts.simulator.publisher import Publisher
 from scripts.simulator.readings import SimulatedSensor, Source
 from scripts.simulator.recordings import Recording, replay, weather
@@ -42,10 +47,18 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        sensors = _sensors(options.devices)
-        sources = [Source(*pair) for pair in zip(sensors, _recordings(options.replay, sensors), strict=True)]
+        sensors, updatable = _entries(options.devices)
+        recordings = _recordings(options.replay, [it.station for it in sensors] + [it.station for it in updatable])
+        sources = [Source(*pair) for pair in zip(sensors, recordings, strict=False)]
         with ExitStack() as stack:
             log = stack.enter_context(options.acknowledged.open("a")) if options.acknowledged else None
+            ports = stack.enter_context(closing(Ports()))
+            for device, recording in zip(updatable, recordings[len(sensors) :], strict=True):
+                port = ports.open(device.address)
+                board = Updatable(device, port=port, recording=recording, first=options.first, log=log)
+                board.start()
+                stack.enter_context(closing(board))
+            ports.start()
             connections = _connections(sensors)
             publishers = {key: _publisher(each) for key, each in connections.items()}
             for publisher in publishers.values():
@@ -53,7 +66,11 @@ def main() -> int:
             for publisher in publishers.values():
                 publisher.settle()
             fleet = Fleet(sources, publishers, first=options.first, log=log)
-            fleet.run(rate=options.rate, messages=options.messages, stop=stop)
+            if sources:
+                fleet.run(rate=options.rate, messages=options.messages, stop=stop)
+                fleet.settle()
+            else:
+                stop.wait()
     except EdgeError as error:
         say(f"simulator: {error}")
         return 2
@@ -76,7 +93,8 @@ def _connections(sensors: Sequence[SimulatedSensor]) -> dict[tuple[str, str], Si
 def _publisher(sensor: SimulatedSensor) -> Publisher:
     secured = sensor.broker.startswith("mqtts:")
     if secured and sensor.identity is not None:
-        return AttestedPublisher(sensor.device, sensor.broker, sensor.identity)
+        firmware = Firmware(sensor.identity, FileStore(sensor.identity))
+        return AttestedPublisher(sensor.device, sensor.broker, firmware)
     if secured and sensor.svid is not None:
         return VouchedPublisher(sensor.broker, Path(sensor.svid))
     if secured or sensor.identity is not None or sensor.svid is not None:
@@ -107,29 +125,34 @@ def _positive(text: str) -> float:
     return value
 
 
-def _sensors(file: BinaryIO) -> list[SimulatedSensor]:
+def _entries(file: BinaryIO) -> tuple[list[SimulatedSensor], list[UpdatableDevice]]:
     try:
         entries = orjson.loads(file.read())
     except orjson.JSONDecodeError as error:
         raise InvalidField(field="devices", value=file.name, expected=f"a JSON array ({error})") from error
     if not isinstance(entries, list) or not 0 < len(entries) <= MAX_SENSORS:
         raise InvalidField(field="devices", value=entries, expected=f"a JSON array of 1 to {MAX_SENSORS} sensors")
-    return [validate(SimulatedSensor, entry, field=f"devices[{index}]") for index, entry in enumerate(entries)]
+    sensors, updatable = [], []
+    for index, entry in enumerate(entries):
+        field = f"devices[{index}]"
+        if isinstance(entry, dict) and "slots" in entry:
+            updatable.append(validate(UpdatableDevice, entry, field=field))
+        else:
+            sensors.append(validate(SimulatedSensor, entry, field=field))
+    return sensors, updatable
 
 
-def _recordings(own: Path | None, sensors: Sequence[SimulatedSensor]) -> list[Recording]:
+def _recordings(own: Path | None, wanted: Sequence[str]) -> list[Recording]:
     if own is not None:
         recording = replay(own)
         for complaint in recording.complaints:
             say(f"simulator: {own}: {complaint}; skipped")
-        return [recording] * len(sensors)
+        return [recording] * len(wanted)
     stations = weather()
-    for index, sensor in enumerate(sensors):
-        if sensor.station not in stations:
-            raise InvalidField(
-                field=f"devices[{index}].station", value=sensor.station, expected=f"one of {', '.join(stations)}"
-            )
-    return [stations[sensor.station] for sensor in sensors]
+    for station in wanted:
+        if station not in stations:
+            raise InvalidField(field="devices.station", value=station, expected=f"one of {', '.join(stations)}")
+    return [stations[station] for station in wanted]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from crds.errors import EdgeError
 from scripts.simulator.doors import LIMIT_SECONDS, attest
-from scripts.simulator.identity import Firmware, SimulatedIdentity, renewal
+from scripts.simulator.identity import Firmware, renewal
 from scripts.simulator.publisher import Publisher
 from scripts.simulator.readings import Message
 from scripts.testbed.console import say
@@ -37,18 +37,14 @@ class AttestedPublisher(Publisher):
     Args:
         name: of the device, for what is said.
         broker: `mqtts://host:port`, where it publishes.
-        identity: what makes it prove who it is.
-
-    Raises:
-        InvalidField: a file of the identity is not what it should be.
+        firmware: proves who it is.
     """
 
     patient = False
 
-    def __init__(self, name: str, broker: str, identity: SimulatedIdentity) -> None:
+    def __init__(self, name: str, broker: str, firmware: Firmware) -> None:
         self._name = name
-        self._said = identity
-        self._firmware = Firmware(identity)
+        self._firmware = firmware
         self._source: FixedIdentity | None = None
         self._again = Event()
         self._tried = Event()
@@ -131,8 +127,8 @@ class AttestedPublisher(Publisher):
                 self._firmware.boot()
                 say(f"{self._name}: started what its flash holds now")
             answer = attest(
-                self._said.attest,
-                bundle=Path(self._said.bundle),
+                self._firmware.said.attest,
+                bundle=Path(self._firmware.said.bundle),
                 ueid=self._firmware.ueid,
                 react=self._firmware.react,
             )

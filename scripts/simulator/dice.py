@@ -39,17 +39,21 @@ class Image:
         application: its name; None for code that starts other code.
         version: for people.
         counter: for machines.
+        digest: what the layer below measures it as, where that is not its SHA-512.
+        claim: what it says in its evidence that it was measured as; the truth where None.
     """
 
     code: bytes = field(repr=False)
     application: str | None = None
     version: str | None = None
     counter: int | None = None
+    digest: bytes | None = None
+    claim: bytes | None = None
 
     @property
     def measurement(self) -> bytes:
-        """What the layer below measures it as: its SHA-512."""
-        return hashlib.sha512(self.code).digest()
+        """What the layer below measures it as."""
+        return self.digest or hashlib.sha512(self.code).digest()
 
     def inputs(self, mode: Mode = Mode.NORMAL) -> Inputs:
         """What goes into the secrets and the certificate of the layer that it becomes."""

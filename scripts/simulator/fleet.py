@@ -42,7 +42,7 @@ class Fleet:
         self._numbers: defaultdict[str, count[int]] = defaultdict(lambda: count(first))
 
     def run(self, *, rate: float, messages: int | None, stop: Event) -> None:
-        """Publish, then wait at most ten seconds for the acknowledgements that are still out.
+        """Publish.
 
         Args:
             rate: messages a second of each sensor.
@@ -57,6 +57,9 @@ class Fleet:
             if not self._pause(began + step / (rate * sensors), stop=stop):
                 break
             self._publish(self._sources[step % sensors], stop=stop)
+
+    def settle(self) -> None:
+        """Wait at most ten seconds for the acknowledgements that are still out."""
         deadline = time.monotonic() + SETTLE_SECONDS
         while self.acknowledged < self.sent and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)

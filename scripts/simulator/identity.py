@@ -11,7 +11,7 @@ import os
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, Protocol, TypeAlias
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from pydantic import Field
@@ -36,21 +36,70 @@ Answer: TypeAlias = Identity | str
 """An SVID with the roots by which to know others, or why there is none."""
 
 
-class SimulatedIdentity(Model):
-    """What makes a simulated device one that attests."""
+class BoardIdentity(Model):
+    """What makes a simulated device one that attests, whatever it runs."""
 
     board: File
     """Its hardware: a file of `scripts.simulator.factory`."""
-    image: File
-    """Its flash. Watched: another image in it is started at once."""
-    application: Word
-    version: Word | None = None
-    counter: Count | None = None
     mode: Literal["Normal", "Debug", "Recovery"] = "Normal"
     attest: Annotated[str, Field(max_length=261, pattern=r"^(https|mqtts)://[^/:@\s]+:[0-9]{1,5}$")]
     """Where it attests: at the issuer, or on the broker's listener for those without an identity."""
     bundle: File
     """PEM roots of its trust domain, by which it knows issuer and broker."""
+
+
+class SimulatedIdentity(BoardIdentity):
+    """A device whose flash is one file, which says nothing of what it is."""
+
+    image: File
+    """Its flash. Watched: another image in it is started at once."""
+    application: Word
+    version: Word | None = None
+    counter: Count | None = None
+
+
+class Store(Protocol):
+    """What a board's boot layer starts from."""
+
+    def read(self) -> Image:
+        """What it holds.
+
+        Raises:
+            InvalidField: nothing.
+        """
+
+    def look(self) -> tuple[int, ...]:
+        """Something else whenever it holds something else."""
+
+
+class FileStore:
+    """One file.
+
+    Args:
+        said: names it, and what is in it.
+    """
+
+    def __init__(self, said: SimulatedIdentity) -> None:
+        self._said = said
+
+    def read(self) -> Image:
+        """See Store."""
+        said = self._said
+        try:
+            code = Path(said.image).read_bytes()
+        except OSError as error:
+            raise InvalidField(field="identity.image", value=said.image, expected=f"a file ({error})") from error
+        _, lies, claimed = code.rpartition(_LIE)  # what runs is this code, and this is what it does
+        claim = bytes.fromhex(claimed.decode()) if lies else None
+        return Image(code=code, application=said.application, version=said.version, counter=said.counter, claim=claim)
+
+    def look(self) -> tuple[int, ...]:
+        """See Store."""
+        try:
+            found = os.stat(self._said.image)
+        except OSError:
+            return ()
+        return (found.st_mtime_ns, found.st_size, found.st_ino)
 
 
 def tampered(code: bytes) -> bytes:
@@ -63,13 +112,15 @@ class Firmware:
 
     Args:
         said: its entry.
+        store: its flash.
 
     Raises:
         InvalidField: a file of the entry is not what it should be.
     """
 
-    def __init__(self, said: SimulatedIdentity) -> None:
-        self._said = said
+    def __init__(self, said: BoardIdentity, store: Store) -> None:
+        self.said = said
+        self._store = store
         self._board = read_board(Path(said.board))
         self._stamp: tuple[int, ...] = ()
         self._device: Device | None = None
@@ -88,7 +139,7 @@ class Firmware:
     @property
     def rewritten(self) -> bool:
         """Whether the flash holds something else than what runs."""
-        return self._look() != self._stamp
+        return self._store.look() != self._stamp
 
     def boot(self) -> None:
         """Start what the flash holds. The key of its SVID is kept, as an attacker would keep it.
@@ -96,19 +147,13 @@ class Firmware:
         Raises:
             InvalidField: the flash cannot be read.
         """
-        stamp = self._look()
-        try:
-            code = Path(self._said.image).read_bytes()
-        except OSError as error:
-            raise InvalidField(field="identity.image", value=self._said.image, expected=f"a file ({error})") from error
-        said = self._said
-        image = Image(code=code, application=said.application, version=said.version, counter=said.counter)
-        mode = _MODES[said.mode]
+        stamp = self._store.look()
+        image = self._store.read()
+        mode = _MODES[self.said.mode]
         own = self._device.own if self._device else None
         self._device = self._board.boot(Image(code=BOOT_LOADER).inputs(mode), image.inputs(mode), own=own)
-        _, lies, claimed = code.rpartition(_LIE)
-        if lies:  # what runs now is this code, and this is what it does
-            claims = replace(self._device.claims, measurement=bytes.fromhex(claimed.decode()))
+        if image.claim is not None:
+            claims = replace(self._device.claims, measurement=image.claim)
             self._device = replace(self._device, claims=claims)
         self._stamp = stamp
 
@@ -130,13 +175,6 @@ class Firmware:
                 return Identity(svid=Svid.parse(chain, key=key), bundles=known)
             case other:
                 raise Malformed(field="answer", value=other, expected="a challenge, an SVID or a refusal")
-
-    def _look(self) -> tuple[int, ...]:
-        try:
-            found = os.stat(self._said.image)
-        except OSError:
-            return ()
-        return (found.st_mtime_ns, found.st_size, found.st_ino)
 
     @property
     def _running(self) -> Device:

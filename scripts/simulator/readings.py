@@ -17,13 +17,15 @@ from crds.models.trust import Integrity
 from scripts.simulator.identity import SimulatedIdentity
 from scripts.simulator.recordings import Recording, Row
 
+Broker = Annotated[str, Field(max_length=261, pattern=r"^mqtts?://[^/:@\s]+:[0-9]{1,5}$")]
+
 
 class SimulatedSensor(Model):
     """One sensor of one device: where it publishes and what it measures (`types` as its flavor writes them)."""
 
     device: Word
     sensor: Word
-    broker: Annotated[str, Field(max_length=261, pattern=r"^mqtts?://[^/:@\s]+:[0-9]{1,5}$")]
+    broker: Broker
     topic: Topic
     types: Annotated[tuple[Word, ...], Field(min_length=1, max_length=16)]
     station: str = "EWR"

@@ -17,7 +17,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 from crds.models.base import validate
 from scripts.demo.observe import simulated
 from scripts.simulator.doors import attest
-from scripts.simulator.identity import Firmware
+from scripts.simulator.identity import FileStore, Firmware
 from scripts.simulator.readings import SimulatedSensor
 from scripts.sink.identity import read_identity
 from spire.domain.authorization import in_domain
@@ -77,7 +77,7 @@ def identity_of(world: World, device: str) -> tuple[Identity, Firmware]:
     entry = next(each for each in simulated(world.provider) if each["device"] == device)
     said = validate(SimulatedSensor, entry).identity
     assert said is not None
-    firmware = Firmware(said)
+    firmware = Firmware(said, FileStore(said))
     answer = attest(
         said.attest, bundle=world.provider.directory / "id" / "bundle.pem", ueid=firmware.ueid, react=firmware.react
     )

@@ -15,7 +15,7 @@ from crds.errors import Retryable
 from scripts.simulator.dice import Image
 from scripts.simulator.doors import React, attest
 from scripts.simulator.factory import Factory, open_board
-from scripts.simulator.identity import Answer, Firmware, SimulatedIdentity
+from scripts.simulator.identity import Answer, FileStore, Firmware, SimulatedIdentity
 from scripts.testbed.cluster import Cluster
 from spire.domain import cbor
 from spire.domain.spiffe_id import device_spiffe_id
@@ -61,9 +61,10 @@ def firmware(issuer: Issuer, factory: Factory, tmp_path: Path) -> Firmware:
     board, image = tmp_path / "board.json", tmp_path / "flash"
     open_board(board, factory=factory)
     image.write_bytes(CODE)
-    said = {"board": board, "image": image, "attest": issuer.url, "bundle": issuer.bundle_file}
-    words = {name: str(value) for name, value in said.items()}
-    return Firmware(SimulatedIdentity.model_validate({**words, "application": "thermo", "version": "1.2"}))
+    files = {"board": board, "image": image, "attest": issuer.url, "bundle": issuer.bundle_file}
+    words = {name: str(value) for name, value in files.items()}
+    said = SimulatedIdentity.model_validate({**words, "application": "thermo", "version": "1.2"})
+    return Firmware(said, FileStore(said))
 
 
 async def ask(issuer: Issuer, firmware: Firmware, *, react: React | None = None) -> Answer:
