@@ -71,4 +71,3 @@ class PackageReason(StrEnum):
     INVALID_IMAGE = "InvalidImage"
     DIGEST_MISMATCH = "DigestMismatch"
     MEASUREMENT_MISMATCH = "MeasurementMismatch"
-    TAMPERED = "Tampered"

@@ -25,7 +25,7 @@ Repository = Annotated[
 
 Digest = Annotated[str, Field(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
 Tag = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
-VersionRange = Annotated[str, Field(max_length=128, pattern=r"^[0-9A-Za-z.+*,|<>=~^ -]+$")]
+VersionRange = Annotated[str, Field(max_length=128, pattern=r"^[0-9A-Za-z.+*,|<>=!~^ -]+$")]
 """A range of semantic versions: `>=1.2 <2`, `~1.4`, `^2`. The newest tag within it is taken."""
 
 Application = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._-]+$")]
@@ -47,6 +47,7 @@ ReadingTopic = Annotated[
 """An MQTT topic and what differs in it: `sensor/{device}/{sensor}`. No wildcards, and no `$` in front."""
 
 MAX_BOARDS: Final = 64
+MAX_HISTORY: Final = 16
 
 _REFERENCE = "must set digest, semver or tag"
 _NOTHING_TO_FOLLOW = "must not set follow where digest is set: a digest never means anything else"
@@ -85,6 +86,8 @@ class FirmwareSpec(Model):
     """A ConfigMap whose key `ca.crt` holds the certificates that the registry's is issued by."""
     plain_http: Annotated[bool, Field(alias="plainHTTP")] = False
     """Without TLS; only for registries of which the operator's policy allows it."""
+    history_limit: Annotated[int, Field(ge=0, le=MAX_HISTORY)] = 4
+    """How many earlier digests stay known."""
     suspend: bool = False
     """Look at nothing anew; what was found stays."""
 
@@ -122,26 +125,55 @@ class FirmwareSensor(SensorTraits):
     topic: ReadingTopic
 
 
-class FirmwareStatus(Model):
-    """What the reference means, and what was found there."""
+class Contents(Model):
+    """What one index holds."""
 
-    observed_generation: Count | None = None
-    conditions: Conditions = ()
-    digest: Digest | None = None
-    """Of the index that all else here speaks of."""
-    resolved_tag: Annotated[str, Field(max_length=128)] = ""
-    """The tag that was taken; empty where the spec names a digest."""
     signed_by: Annotated[str, Field(max_length=128)] = ""
     """The key of the operator's policy that verified the index; empty where none did."""
     application: Annotated[str, Field(max_length=128)] = ""
     version: Version = ""
     security_counter: Count | None = None
-    board_names: Annotated[str, Field(max_length=1024)] = ""
-    """For people: a printer column shows of a list its first element alone."""
     boards: Annotated[tuple[BoardImage, ...], Field(max_length=MAX_BOARDS, json_schema_extra=ATOMIC)] = ()
     sensors: Annotated[tuple[FirmwareSensor, ...], Field(max_length=MAX_SENSORS, json_schema_extra=ATOMIC)] = ()
+
+
+class Release(Contents):
+    """An index, and what it holds."""
+
+    digest: Digest
+
+
+class FirmwareStatus(Contents):
+    """What the reference means now, and what it meant before."""
+
+    observed_generation: Count | None = None
+    conditions: Conditions = ()
+    resolved_tag: Annotated[str, Field(max_length=128)] = ""
+    """The tag that was taken; empty where the spec names a digest."""
+    board_names: Annotated[str, Field(max_length=1024)] = ""
+    """For people: a printer column shows of a list its first element alone."""
+    digest: Digest | None = None
+    """Of the index that the reference means."""
+    history: Annotated[tuple[Release, ...], Field(max_length=MAX_HISTORY, json_schema_extra=ATOMIC)] = ()
+    """What was verified and current before, newest first. Devices that still run it keep their trust."""
     observed_time: Timestamp | None = None
     """When the digest was found."""
+
+    def release(self, digest: str) -> Release | None:
+        """The current or an earlier release of this digest."""
+        return next((each for each in self.releases if each.digest == digest), None)
+
+    @property
+    def releases(self) -> tuple[Release, ...]:
+        """The current one, then the earlier ones."""
+        return self.history if self.current is None else (self.current, *self.history)
+
+    @property
+    def current(self) -> Release | None:
+        """What the reference means now, where that is known."""
+        if self.digest is None:
+            return None
+        return Release(digest=self.digest, **{field: getattr(self, field) for field in Contents.model_fields})
 
 
 class Firmware(Resource):
