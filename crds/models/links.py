@@ -1,10 +1,10 @@
-"""The wire between a flash runner and the edge agent that owns radios and ports: one WebSocket over mTLS leases a device.
+"""The wire between flash runners and the edge agent that owns radios and ports: one WebSocket over mTLS is one device.
 
-`GET /v1/links/{namespace}/{device}` is upgraded when the agent reaches the device, or listens for it, and nobody else
-holds it; a refusal is an HTTP error with a `Refusal`. The agent's first message is a text, `Opened`. Each binary message
-is one frame, in either direction: a datagram, what is written to or notified by a GATT characteristic, or any piece of a
-stream. A text from the runner is an `HttpRequest` to the device, answered in order by the text of an `HttpAnswer`: for
-devices that are told so to dial in. A link ends by a close frame with one of `Ended` and a text that says why.
+A runner connects to `/v1/links/{namespace}/{device}`. When the agent reaches the device, or waits for it to dial in,
+its first message is the text of an `Opened`; from then on the device is the runner's until the connection ends. Each
+binary message is one frame, in either direction: a datagram, what is written to or notified by a GATT characteristic,
+or any piece of a stream. A text from the runner is an `HttpRequest`, answered in order by the text of an `HttpAnswer`:
+for devices that are told so to dial in. The agent refuses and ends by a close frame: one of `Ended`, and why in words.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Annotated, Final, Literal
 
 from pydantic import ConfigDict, Field
 
-from crds.models.base import Model, Text, Word
+from crds.models.base import Model
 
 LINKS_ROUTE: Final = "/v1/links/{namespace}/{device}"
 LINKS_PORT: Final = 3005
+MAX_REASON: Final = 123
+"""Bytes of text in a close frame (RFC 6455, 5.5)."""
 MAX_FRAME: Final = 65536
 MAX_BODY: Final = 65536
 MAX_MESSAGE: Final = 2 * MAX_BODY
@@ -28,11 +30,24 @@ _IN_BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")
 
 
 class Ended(IntEnum):
-    """Why the agent ends a link (RFC 6455, 7.4: 4000 and up are for applications)."""
+    """Why there is no link, or none any more (RFC 6455, 7.4: 4000 and up are for applications)."""
 
-    DEVICE_GONE = 4001
-    LEASE_OVER = 4002
-    NOT_A_FRAME = 4003
+    UNKNOWN_DEVICE = 4000
+    NO_WAY = 4001
+    BUSY = 4002
+    DEVICE_GONE = 4003
+    LEASE_OVER = 4004
+    NOT_A_FRAME = 4005
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether another try may find it otherwise."""
+        return self in {Ended.BUSY, Ended.DEVICE_GONE, Ended.LEASE_OVER}
+
+    @property
+    def reason(self) -> str:
+        """The word for a status."""
+        return self.name.title().replace("_", "")
 
 
 class Opened(Model):
@@ -42,13 +57,6 @@ class Opened(Model):
     """Bytes that one frame towards the device may have."""
     address: Annotated[str, Field(max_length=64)] = ""
     """Where the agent waits for the device to dial in, as host:port; empty where it does not."""
-
-
-class Refusal(Model):
-    """Why there is no link; the HTTP status says whether another try helps: 409 and 503 do, others do not."""
-
-    reason: Word
-    message: Text
 
 
 class HttpRequest(Model):

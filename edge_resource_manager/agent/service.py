@@ -21,6 +21,7 @@ from edge_resource_manager.agent.adapters.link import Link
 from edge_resource_manager.agent.carrier import EVIDENCE, HELLO, Carrier
 from edge_resource_manager.agent.devices import Devices
 from edge_resource_manager.agent.keeper import Keeper
+from edge_resource_manager.agent.links.service import LeaseServer
 from edge_resource_manager.agent.settings import AgentSettings
 from edge_resource_manager.agent.vouching import Vouching
 from spire.domain.authorization import exactly
@@ -62,6 +63,7 @@ class Agent:
         issuer = own.trust_domain.spiffe_id("issuer")
         self._issuer = HttpIssuer(settings.issuer, context=client_context(identity, authorize=exactly(issuer)))
         self._carrier = Carrier(self._issuer, self._devices, account=self._keeper.has)
+        self._leases = LeaseServer(settings, identity, self._devices.get)
 
     @property
     def ready(self) -> bool:
@@ -85,6 +87,7 @@ class Agent:
                 follow(self._kube, LEAVES, changed=self._devices.seen, synced=self._synced, query=query),
                 self._keep(),
                 self._remind(),
+                self._lease(),
                 self._vouching.queue.run(),
             )
 
@@ -92,6 +95,11 @@ class Agent:
         # Not before the first whole list: an agent that starts knows of no device, and would cut all of them.
         await self._synced.wait()
         await self._keeper.run()
+
+    async def _lease(self) -> None:
+        # Not before the first whole list either: nobody would be known.
+        await self._synced.wait()
+        await self._leases.run()
 
     async def _remind(self) -> None:
         await self._synced.wait()

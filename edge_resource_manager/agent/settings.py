@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from crds.kube.process import listening_address
 from crds.models.base import Name
+from crds.models.links import LINKS_PORT
 from spire.workload import IdentitySettings
 
 
@@ -19,6 +22,21 @@ class AgentSettings(IdentitySettings):
         default=None, description="the agent's port of the node's onboarding broker, mqtts://host:port; none without"
     )
     issuer: str = Field(description="the cluster's identity issuer, https://host:port")
+    links: str | None = Field(
+        default=None, description="host:port where the node's flash runners lease devices (3005); nobody can without"
+    )
+    inbound_port: Annotated[int, Field(ge=0, le=65535)] | None = Field(
+        default=None, description="where devices dial in for firmware, on the host of --links (4433); none can without"
+    )
+
+    @property
+    def links_address(self) -> tuple[str, int] | None:
+        """Host and port of `links`.
+
+        Raises:
+            InvalidField: it is not host:port.
+        """
+        return None if self.links is None else listening_address(self.links, example=f"0.0.0.0:{LINKS_PORT}")
 
     @field_validator("broker", "onboarding")
     @classmethod

@@ -1,0 +1,1 @@
+"""The node's radios and ports, leased to flash runners."""
