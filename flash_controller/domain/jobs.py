@@ -165,7 +165,7 @@ def flash_job(obj: Mapping[str, Any]) -> FlashJob:
         for each in obj.get("status", {}).get("conditions") or ()
         if each["type"] in ("Complete", "Failed") and each["status"] == "True"
     ]
-    failed = next((each for each in ends if each["type"] == "Failed"), {})
+    failed: Mapping[str, Any] = next((each for each in ends if each["type"] == "Failed"), {})
     return FlashJob(
         rollout=(says.namespace, says.rollout),
         rollout_uid=says.rollout_uid,
