@@ -6,7 +6,7 @@ takes the next image. A board with an identity attests anew in each life, as wha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -19,7 +19,7 @@ from crds.errors import EdgeError, InvalidField
 from crds.models.base import Count, Model, Word
 from scripts.simulator.attested import AttestedPublisher
 from scripts.simulator.dice import Image
-from scripts.simulator.firmware import Application, SensorCode, application_of
+from scripts.simulator.firmware import Application, application_of
 from scripts.simulator.flash import Flash, PowerCutError, Slot
 from scripts.simulator.fleet import Fleet
 from scripts.simulator.identity import BoardIdentity, File, Firmware
@@ -39,7 +39,8 @@ class UpdatableDevice(Model):
     """The entry of a board with two slots. Its sensors and topics are its firmware's."""
 
     device: Word
-    broker: Broker
+    broker: Broker | None = None
+    """Without one it is silent: it runs, and can be updated."""
     slots: File
     """Folder of its flash; `image` is put there where it is empty."""
     image: File | None = None
@@ -160,9 +161,11 @@ class Updatable(Thread):
             self._restart.wait(watchdog and watchdog / 1000)
             return
         answer = SmpServer(self._flash, reset=self._restart.set).answer
-        with self._answering(answer), closing(self._publisher(slot, application)) as publisher:
-            publisher.start()
-            self._publish(application, publisher)
+        with self._answering(answer):
+            if self._said.broker is None:
+                self._restart.wait()
+            else:
+                self._speak(self._said.broker, slot, application)
 
     @contextmanager
     def _answering(self, answer: Callable[[bytes], bytes | None]) -> Iterator[None]:
@@ -179,27 +182,36 @@ class Updatable(Thread):
         finally:
             self._port.attach(None)
 
-    def _publish(self, application: Application, publisher: Publisher) -> None:
-        sources = [Source(self._sensor(code), self._recording) for code in application.sensors]
-        if not sources:
+    def _speak(self, broker: str, slot: Slot, application: Application) -> None:
+        said = self._said
+        device, publisher = said.device, Publisher(broker)
+        if said.identity is not None:
+            firmware = Firmware(said.identity, SlotStore(slot, application))
+            # All that firmware can call its board by, which is the same on each board.
+            device, publisher = str(firmware.ueid), AttestedPublisher(said.device, broker, firmware)
+        elif said.svid is not None:
+            publisher = VouchedPublisher(broker, Path(said.svid))
+        sensors = [
+            SimulatedSensor(
+                device=said.device,
+                sensor=each.model,
+                broker=broker,
+                topic=each.topic.replace("{device}", device).replace("{sensor}", each.uid),
+                types=tuple(measurement.type for measurement in each.measurements),
+            )
+            for each in application.sensors
+        ]
+        with closing(publisher):
+            publisher.start()
+            self._publish(sensors, publisher, rate=application.messages_per_second)
+
+    def _publish(self, sensors: Sequence[SimulatedSensor], publisher: Publisher, *, rate: float) -> None:
+        if not sensors:
             self._restart.wait()
             return
-        fleet = Fleet(sources, {sources[0].sensor.connection: publisher}, first=self._next, log=self._log)
-        fleet.run(rate=application.messages_per_second, messages=None, stop=self._restart)
+        sources = [Source(each, self._recording) for each in sensors]
+        fleet = Fleet(sources, {sensors[0].connection: publisher}, first=self._next, log=self._log)
+        fleet.run(rate=rate, messages=None, stop=self._restart)
         self._next += fleet.sent
         if self._off.is_set():
             fleet.settle()
-
-    def _sensor(self, code: SensorCode) -> SimulatedSensor:
-        said = self._said
-        topic = code.topic.replace("{device}", said.device).replace("{sensor}", code.sensor)
-        return SimulatedSensor(
-            device=said.device, sensor=code.sensor, broker=said.broker, topic=topic, types=code.types
-        )
-
-    def _publisher(self, slot: Slot, application: Application) -> Publisher:
-        said = self._said
-        if said.identity is not None:
-            firmware = Firmware(said.identity, SlotStore(slot, application))
-            return AttestedPublisher(said.device, said.broker, firmware)
-        return VouchedPublisher(said.broker, Path(said.svid)) if said.svid else Publisher(said.broker)

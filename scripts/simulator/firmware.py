@@ -1,8 +1,9 @@
 """Firmware of simulated boards: MCUboot images, whose code is a JSON document that says what the board does.
 
 `python -m scripts.simulator.firmware OUT --manifest FILE --version 1.2.3 --security-counter 4` makes one with imgtool.
-The manifest: `{"application": "environment", "messagesPerSecond": 10, "sensors": [{"sensor": "hts221", "types":
-["Humidity"], "topic": "sensor/{device}/{sensor}"}]}`. Version and security counter are in the image's header.
+The manifest: `{"application": "environment", "messagesPerSecond": 10, "sensors": [{"uid": "1", "model": "hts221",
+"measurements": [{"type": "Humidity"}], "topic": "device/{device}/{sensor}"}]}`: sensors as the index describes them.
+Version and security counter are in the image's header.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from pydantic import Field
 
 from crds.errors import EdgeError, InvalidField
 from crds.models.base import Model, Word, validate
-from crds.models.leafdevice import Topic
+from crds.models.firmware import FirmwareSensor
+from crds.models.leafdevice import MAX_SENSORS
 from scripts.simulator.flash import SECTOR_BYTES, SLOT_BYTES, Slot
 from scripts.testbed.console import say
 
@@ -29,21 +31,13 @@ VENDOR: Final = "simulated.fluidos.eu"
 LIMIT_SECONDS: Final = 60.0
 
 
-class SensorCode(Model):
-    """One sensor that an application reads; its topic may name `{device}` and `{sensor}`."""
-
-    sensor: Word
-    types: Annotated[tuple[Word, ...], Field(min_length=1, max_length=16)]
-    topic: Topic
-
-
 class Application(Model):
     """What an image makes a board do."""
 
     application: Word
     messages_per_second: Annotated[float, Field(gt=0, le=10_000)] = 1.0
     """Of each sensor."""
-    sensors: Annotated[tuple[SensorCode, ...], Field(max_length=64)] = ()
+    sensors: Annotated[tuple[FirmwareSensor, ...], Field(max_length=MAX_SENSORS)] = ()
     defect: Literal["None", "Hangs", "Lies"] = "None"
     """Hangs: it starts, and then does nothing. Lies: it claims in its evidence to be something else."""
 
