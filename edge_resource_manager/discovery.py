@@ -18,11 +18,14 @@ from crds.kube.client import NAMESPACES, NODES, Kind, Kube, NotFound, Unavailabl
 from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.queue import WorkQueue, backoff
 from crds.kube.watch import Change, Gone, Key, Put, key_of
+from crds.models.base import validate
+from crds.models.firmware import Firmware
 from crds.models.kubeedge import Device
-from crds.models.leafdevice import LeafDevice, LeafDeviceStatus
+from crds.models.leafdevice import LeafDevice, LeafDeviceSpec, LeafDeviceStatus
 from crds.models.trust import Tier
 from edge_resource_manager.adapters.kubeedge import parse_device, parse_node, parse_report
 from edge_resource_manager.adapters.mirror import Held
+from edge_resource_manager.catalog import Catalog
 from edge_resource_manager.domain.devices import (
     Description,
     Node,
@@ -37,12 +40,14 @@ from edge_resource_manager.domain.devices import (
     place,
 )
 from edge_resource_manager.domain.flavors import Terms
+from edge_resource_manager.domain.following import following
 from edge_resource_manager.domain.liveness import Graces, NodeGone, NodeHealth, Report, outlook
 from edge_resource_manager.domain.publication import (
     NOTHING,
     Grounds,
     Open,
     Publication,
+    flashed_since,
     grounds,
     may_publish,
     minimum_tier,
@@ -53,6 +58,7 @@ from edge_resource_manager.reasons import DiscoveryReason
 
 log = structlog.get_logger(__name__)
 
+_FIRMWARE = Kind.of(Firmware.crd)
 LONG_AGO = datetime.fromtimestamp(0, UTC)
 
 
@@ -100,6 +106,7 @@ class DiscoveryReconciler:
         self._nodes: dict[str, Node] = {}
         self._gone: dict[str, datetime] = {}
         self._device_of: dict[Key, Key] = {}  # by LeafDevice
+        self._catalog = Catalog()
         self._minimums: dict[str, Tier | InvalidField] = {}  # by namespace
         self._judged: dict[Key, Grounds] = {}  # by LeafDevice
         self._reporting: set[Key] = set()
@@ -122,12 +129,13 @@ class DiscoveryReconciler:
             group.create_task(self._offering.statuses.run())
 
     async def load(self) -> None:
-        """Read what there is of nodes and of our own objects, so that what is not there may be called absent.
+        """Read what there is of nodes, firmware and our own objects, so that what is not there may be called absent.
 
         Raises:
             Unavailable: the API server is away.
         """
-        for kind, seen in ((NODES, self.node_seen), (NAMESPACES, self.namespace_seen)):
+        reads = ((NODES, self.node_seen), (NAMESPACES, self.namespace_seen), (_FIRMWARE, self.firmware_seen))
+        for kind, seen in reads:
             answer = await self._kube.request("GET", kind.path())
             for item in answer["items"]:
                 seen(Put(key_of(item), item))
@@ -177,9 +185,12 @@ class DiscoveryReconciler:
             after = error
         self._minimums[name] = after
         if str(after) != str(before):
-            for key in self._devices:
-                if key[0] == name:
-                    self.queue.add(key)
+            self._look_at_all(name)
+
+    def firmware_seen(self, change: Change) -> None:
+        """A Firmware came, changed or went: devices that run it have its sensors."""
+        if self._catalog.seen(change):
+            self._look_at_all(change.key[0])
 
     def device_seen(self, change: Change) -> None:
         """A Device came, changed or went. The next report of a device that reports anyway needs no look."""
@@ -276,21 +287,29 @@ class DiscoveryReconciler:
             self._reporting.add(key)
         else:
             self._reporting.discard(key)
-        description = describe(device, node_name=node_name)
-        publication = self._publication(key, description, now=now)
+        held = self._offering.leaves.get(leaf_key(key))
+        status = whole_status(held) if held else LeafDeviceStatus()
+        description = following(
+            describe(device, node_name=node_name),
+            before=validate(LeafDeviceSpec, held.spec, field="spec") if held and flashed_since(status) else None,
+            status=status,
+            catalog=self._catalog.of(key[0]),
+        )
+        view = replace(view, flashed=flashed_since(status) is not None)
+        publication = self._publication(key, description, status=status, now=now)
         refused_again = await self._offering.offer(
             device, description, view, publication=publication, seen=report.seen, now=now
         )
         over = publication.look_again if isinstance(publication, Open) else None
         return min((each for each in (view.look_again, refused_again, over) if each is not None), default=None)
 
-    def _publication(self, key: Key, description: Description, *, now: datetime) -> Publication:
+    def _publication(
+        self, key: Key, description: Description, *, status: LeafDeviceStatus, now: datetime
+    ) -> Publication:
         """Whether the device may be offered, by what is known at this moment."""
+        self._judged[leaf_key(key)] = grounds(status)
         if self._settings.insecure:
             return Open(NOTHING)
-        held = self._offering.leaves.get(leaf_key(key))
-        status = whole_status(held) if held else LeafDeviceStatus()
-        self._judged[leaf_key(key)] = grounds(status)
         if description.bad_ueid:
             return misidentified(description.bad_ueid)
         return may_publish(status, ueid=description.spec.ueid, minimum=self._minimums.get(key[0]), now=now)
@@ -303,6 +322,11 @@ class DiscoveryReconciler:
         """
         held = self._offering.leaves.get(leaf)
         return held is not None and leaf in self._judged and self._judged[leaf] != grounds(whole_status(held))
+
+    def _look_at_all(self, namespace: str) -> None:
+        for key in self._devices:
+            if key[0] == namespace:
+                self.queue.add(key)
 
     async def _withdraw(self, key: Key) -> None:
         self._reporting.discard(key)

@@ -12,6 +12,7 @@ from crds.kube.client import CONFIG_MAPS, Kube, NotFound, Object
 from crds.kube.manager import Followed, Manager, Seen, Watched, Work
 from crds.kube.queue import backoff
 from crds.kube.watch import Change, Gone, Put, follow, key_of
+from crds.models.firmware import Firmware
 from crds.models.fluidos import IDENTITY_CONFIG_MAP, Flavor, KnownCluster, NodeIdentity
 from crds.models.kubeedge import Device, DeviceStatus
 from crds.models.leafdevice import LeafDevice
@@ -54,6 +55,7 @@ async def build(kube: Kube, settings: EdgeSettings, identity: IdentitySource | N
             Watched("", "namespaces", discovery.namespace_seen, version="v1"),
             Watched(Device.crd.group, Device.crd.plural, discovery.device_seen),
             Watched(DeviceStatus.crd.group, DeviceStatus.crd.plural, discovery.device_status_seen),
+            Watched(Firmware.crd.group, Firmware.crd.plural, discovery.firmware_seen),
             Watched(SensorClaim.crd.group, SensorClaim.crd.plural, claims.claim_seen),
             *(Watched(KnownCluster.crd.group, KnownCluster.crd.plural, seen) for seen in clusters_seen),
         ),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from crds.errors import InvalidField
 from crds.models.base import ObjectMeta
+from crds.models.flash_report import FLASHING
 from crds.models.fluidos import Flavor, FlavorSpec, FlavorType, Location, NodeIdentity, Price
 from crds.models.leafdevice import LeafDevice, Sensor
 from crds.naming import flavor_name
@@ -73,4 +74,5 @@ def flavor_of(
 def is_available(leaf: LeafDevice) -> bool:
     """Whether a LeafDevice's sensors can be bought, by what its status says."""
     conditions = leaf.status.conditions if leaf.status else ()
-    return not any(each.type == LeafCondition.ONLINE and each.status == "False" for each in conditions)
+    unavailable = {(LeafCondition.ONLINE, "False"), (FLASHING, "True")}
+    return not any((each.type, each.status) in unavailable for each in conditions)

@@ -55,15 +55,22 @@ class Graces:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Whether the device is online, and the seconds after which time alone may change that."""
+    """Whether the device is online, and the seconds after which time alone may change that.
+
+    Attributes:
+        online: the condition.
+        look_again: seconds.
+        flashed: whether firmware is being written into it.
+    """
 
     online: Verdict
     look_again: float | None = None
+    flashed: bool = False
 
     @property
     def available(self) -> bool:
         """Whether its sensors can be bought: also while nothing is known."""
-        return self.online.status != "False"
+        return self.online.status != "False" and not self.flashed
 
 
 def outlook(*, node: NodeHealth, report: Report, now: datetime, graces: Graces) -> Outlook:

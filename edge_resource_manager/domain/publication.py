@@ -14,6 +14,7 @@ from typing import Final, Literal, assert_never
 from crds.conditions import Verdict, parse_timestamp
 from crds.errors import InvalidField
 from crds.models.base import Condition
+from crds.models.flash_report import FLASHING
 from crds.models.leafdevice import LeafDevice, LeafDeviceStatus
 from crds.models.trust import TIERS, Tier, Trust, at_least
 from crds.typedata import FlavorTrust
@@ -54,7 +55,14 @@ Grounds = tuple[Trust | None, tuple[Condition, ...]]
 
 def grounds(status: LeafDeviceStatus) -> Grounds:
     """What others said of the device: all that a decision rests on and discovery does not write."""
-    return status.trust, tuple(each for each in status.conditions if each.type == ATTESTED)
+    return status.trust, tuple(each for each in status.conditions if each.type in {ATTESTED, FLASHING})
+
+
+def flashed_since(status: LeafDeviceStatus | None) -> datetime | None:
+    """Since when a job writes firmware into the device; None where none does."""
+    conditions = status.conditions if status else ()
+    since = next((each for each in conditions if (each.type, each.status) == (FLASHING, "True")), None)
+    return parse_timestamp(since.last_transition_time) if since else None
 
 
 def minimum_tier(labels: Mapping[str, str]) -> Tier:
@@ -75,6 +83,8 @@ def may_publish(
 ) -> Publication:
     """Decide for one device.
 
+    One that is being flashed cannot prove anything anew: what counted when that began counts until it is over.
+
     Args:
         status: of its LeafDevice, as all who write it left it.
         ueid: which device it has to be.
@@ -85,6 +95,7 @@ def may_publish(
         return _withheld("Unknown", DiscoveryReason.NOT_ATTESTED, "what its namespace asks is not known yet")
     if isinstance(minimum, InvalidField):
         return _withheld("False", DiscoveryReason.MINIMUM_TIER_INVALID, str(minimum))
+    now = min(now, flashed_since(status) or now)
     found = proven(status.trust, ueid=ueid, now=now)
     left = _left(status.trust, now=now)
     if at_least(found.tier, minimum):

@@ -74,7 +74,7 @@ def test_configurations_raise_nothing_but_invalid_field(value: object) -> None:
 
 
 def test_keys_of_the_fork_and_of_newer_buyers_are_tolerated() -> None:
-    data = {**samples.configuration()["data"], "uid": "u", "srate": "1", "extraProperties": {}, "repurpose": {"x": 1}}
+    data = {**samples.configuration()["data"], "uid": "u", "srate": "1", "extraProperties": {}, "newer": {"x": 1}}
     assert parse_configuration(data) == parse_configuration(samples.configuration()["data"])
 
 
