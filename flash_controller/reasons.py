@@ -11,7 +11,6 @@ class FirmwareReason(StrEnum):
     READY = "Ready"
     RESOLVED = "Resolved"
     SUSPENDED = "Suspended"
-    POLICY_UNREADABLE = "PolicyUnreadable"
     PLAIN_HTTP = "PlainHTTP"
     CREDENTIALS_MISSING = "CredentialsMissing"
     CERTIFICATE_MISSING = "CertificateMissing"
@@ -71,3 +70,16 @@ class PackageReason(StrEnum):
     INVALID_IMAGE = "InvalidImage"
     DIGEST_MISMATCH = "DigestMismatch"
     MEASUREMENT_MISMATCH = "MeasurementMismatch"
+
+
+class ProtocolReason(StrEnum):
+    """Why a device does not do what its update protocol asks."""
+
+    NOT_SUPPORTED = "NotSupported"
+    DEVICE_REFUSED = "DeviceRefused"
+    INVALID_ANSWER = "InvalidAnswer"
+    INVALID_EVIDENCE = "InvalidEvidence"
+    INSECURE_UPDATE = "InsecureUpdate"
+    NOT_WRITTEN = "NotWritten"
+    OTHER_IMAGE_RUNS = "OtherImageRuns"
+    CANNOT_REVERT = "CannotRevert"

@@ -1,8 +1,8 @@
 """What every update protocol offers the runner, and what it needs: a link that the edge agent leases.
 
-An `Updater` lives as long as its link. After `test_boot`, `confirm` or `revert` the device may restart: the runner then closes
-the link, leases the next one, makes another updater and asks `inspect` until the device answers. All that must outlive
-a restart is in the device, so a runner that was killed goes on the same way.
+An `Updater` lives as long as its link. After `test_boot` or `revert` the device restarts: the runner then closes the
+link, leases the next one, makes another updater and asks `inspect` until the device answers. All that must outlive a
+restart is in the device, so a runner that was killed goes on the same way.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from typing import Protocol
 Progress = Callable[[int, int], None]
 """Called with the bytes that the device has taken so far, and how many there are."""
 
-Judge = Callable[[bytes], None]
-"""Raises `Terminal` for a DER certificate that does not belong to the device to be updated."""
+Judge = Callable[[bytes, bytes], None]
+"""Raises `Terminal` where evidence does not show the device that is to be updated: evidence, and the nonce in it.
+
+Evidence is an EAT; of the first OTA version a DER certificate, with no nonce.
+"""
 
 
 class Link(Protocol):
@@ -51,7 +54,7 @@ class DialIn(Link, Protocol):
 
     @property
     def address(self) -> str:
-        """The IPv4 address of the listening agent, as the device reaches it."""
+        """`host:port` of the listening agent, as the device reaches it."""
 
     async def request(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
         """One HTTP request to the device; the answer's status and body (at most 64 KiB).
@@ -143,8 +146,8 @@ class Installed:
 class Updater(Protocol):
     """One device behind one protocol.
 
-    Every method has a time limit and raises `Retryable` when the link or the device is gone, and `Terminal` with a reason
-    when the device refuses; each may be called again after a `Retryable`, by another process too.
+    Every method has a time limit and raises `Retryable` when the link or the device is gone, and `Terminal` with a
+    reason when the device refuses; each may be called again after a `Retryable`, by another process too.
     """
 
     capabilities: Capabilities
@@ -162,7 +165,7 @@ class Updater(Protocol):
         """Have the image of this measurement tried, and restart; nothing where the protocol knows no trial."""
 
     async def confirm(self, measurement: str) -> None:
-        """Keep the running image, which must be the one of this measurement; nothing where the protocol knows no trial."""
+        """Keep the running image, which must be of this measurement; nothing where the protocol knows no trial."""
 
     async def revert(self) -> None:
         """One step back towards the confirmed image; a restart follows. Call it until `inspect` says `settled`.
