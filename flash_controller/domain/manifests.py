@@ -39,6 +39,7 @@ TAR: Final = frozenset({"application/vnd.oci.image.layer.v1.tar"})
 OS: Final = "custom"
 MAX_DOCUMENT: Final = 4 * 2**20
 """The most that the specification asks registries to take for a manifest."""
+MAX_CONFIG: Final = 2**20
 MAX_IMAGE: Final = 64 * 2**20
 
 Digest = Annotated[str, Field(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -136,6 +137,16 @@ class Config(Model):
     os: str = ""
     architecture: str = ""
 
+    def check_board(self, board: str) -> None:
+        """Compares its platform with a board.
+
+        Raises:
+            Terminal: it is for something else.
+        """
+        if (self.os, normalized(self.architecture)) != (OS, normalized(board)):
+            text = f"the image is for {self.os}/{self.architecture}, expected {OS}/{board}"
+            raise Terminal(text, reason=PackageReason.NO_SUCH_BOARD)
+
 
 def parse(data: bytes) -> Index | Manifest:
     """Reads an index or a manifest. What it is, its content says, and not a header that the registry can change.
@@ -143,7 +154,7 @@ def parse(data: bytes) -> Index | Manifest:
     Raises:
         InvalidField: it is neither, or could be taken for both (GHSA-77vh-xpmg-72qh).
     """
-    document = _json("manifest", data)
+    document = as_json("manifest", data)
     match "manifests" in document, "layers" in document:
         case True, False:
             return _checked(Index, document, "index")
@@ -153,13 +164,25 @@ def parse(data: bytes) -> Index | Manifest:
             raise _invalid("manifest", sorted(document), "either manifests (an index) or layers (a manifest)")
 
 
+def manifest_of(data: bytes) -> Manifest:
+    """Reads a manifest, where no index may stand.
+
+    Raises:
+        InvalidField: it is no manifest.
+    """
+    document = parse(data)
+    if isinstance(document, Index):
+        raise _invalid("manifest", "an index", "a manifest")
+    return document
+
+
 def parse_config(data: bytes) -> Config:
     """Reads an image's configuration.
 
     Raises:
         InvalidField: it is no JSON object, or its platform no strings.
     """
-    return _checked(Config, _json("config", data), "config")
+    return _checked(Config, as_json("config", data), "config")
 
 
 def serialized(document: Index | Manifest) -> bytes:
@@ -177,7 +200,12 @@ def describe(data: bytes, media_type: str) -> Descriptor:
     return Descriptor(media_type=media_type, digest=digest_of(data), size=len(data))
 
 
-def _json(field: str, data: bytes) -> Mapping[str, object]:
+def as_json(field: str, data: bytes) -> Mapping[str, object]:
+    """Reads a JSON object.
+
+    Raises:
+        InvalidField: it is none.
+    """
     try:
         document = orjson.loads(data)
     except orjson.JSONDecodeError as error:

@@ -1,0 +1,102 @@
+"""What was pulled, by digest, in a folder that many runners of a node share: each thing crosses the network once.
+
+Nothing there is believed: what is found is hashed again, so that a power cut costs a pull and not a device.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from flash_controller.domain.manifests import digest_of
+
+MAX_BYTES: Final = 2**30
+POLL_SECONDS: Final = 0.05
+
+
+class Cache:
+    """A folder of blobs and manifests.
+
+    Args:
+        folder: made when absent.
+        max_bytes: what it may hold; what was not used for longest goes first.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int = MAX_BYTES) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._max_bytes = max_bytes
+
+    async def get(self, digest: str, fill: Callable[[BinaryIO], Awaitable[None]]) -> bytes | None:
+        """What has this digest, got where it is not there yet. One process of a node gets it, the others wait for that.
+
+        Args:
+            digest: of what is wanted.
+            fill: goes on with the bytes that are there so far; what it does not finish is there for the next one.
+
+        Returns:
+            None where it was filled with something else, which is removed.
+        """
+        found = await self._find(digest)
+        if found is None:
+            with self._path(digest, ".part").open("a+b") as file:
+                # Its holder is another process; the kernel gives the lock back when that dies.
+                while not _lock(file):  # noqa: ASYNC110 - there is no event to wait for
+                    await asyncio.sleep(POLL_SECONDS)
+                found = await self._find(digest)
+                if found is None:
+                    await fill(file)
+                    self._keep(digest, file)
+                    found = await self._find(digest)
+        return found
+
+    def _keep(self, digest: str, file: BinaryIO) -> None:
+        file.flush()
+        os.fsync(file.fileno())
+        path = self._path(digest)
+        self._path(digest, ".part").replace(path)
+        self._prune(path)
+
+    async def _find(self, digest: str) -> bytes | None:
+        return await asyncio.to_thread(self._read, digest)
+
+    def _path(self, digest: str, suffix: str = "") -> Path:
+        return self._folder / f"{digest.replace(':', '-')}{suffix}"
+
+    def _read(self, digest: str) -> bytes | None:
+        path = self._path(digest)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        if digest_of(data) != digest:
+            path.unlink(missing_ok=True)
+            return None
+        os.utime(path)
+        return data
+
+    def _prune(self, newest: Path) -> None:
+        held = sorted(((entry.stat(), Path(entry)) for entry in os.scandir(self._folder)), key=_last_use)
+        size = sum(stat.st_size for stat, _ in held)
+        for stat, path in held:
+            if size <= self._max_bytes:
+                return
+            if path != newest:
+                path.unlink(missing_ok=True)
+                size -= stat.st_size
+
+
+def _last_use(held: tuple[os.stat_result, Path]) -> float:
+    return held[0].st_mtime
+
+
+def _lock(file: BinaryIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
