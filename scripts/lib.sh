@@ -111,6 +111,13 @@ ensure_influxdb() {
     switch_off influxdb
 }
 
+# Where firmware is kept in tests and in the demo.
+ensure_registry() {
+    command -v docker-registry >/dev/null && return
+    apt_install "the OCI registry docker-registry" docker-registry
+    switch_off docker-registry
+}
+
 # Kafka's testbed: its jars come with Maven and run on Java 17.
 ensure_kafka() {
     local missing=()

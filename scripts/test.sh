@@ -5,6 +5,7 @@ cd "$ROOT"
 setup
 ensure_kafka
 ensure_influxdb
+ensure_registry
 
 failed=()
 check() {
