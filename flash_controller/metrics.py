@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from prometheus_client import Counter
 
-RESOLUTIONS = Counter(
-    "fluidos_edge_flash_resolutions_total",
-    "Looks at a registry for a Firmware, by what came of them (a condition's reason).",
+FIRMWARE_CHANGES = Counter(
+    "fluidos_edge_flash_firmware_changes_total",
+    "How often a Firmware became usable or ceased to be, by the reason of its condition Ready.",
     ["reason"],
 )

@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from crds.models.appraisal import Measurement
 from crds.models.base import ATOMIC, Column, Conditions, Count, Crd, Model, Name, Resource, Rule, Timestamp
 from crds.models.leafdevice import MAX_SENSORS, SensorTraits
-from crds.models.trust import Hex
 
 Repository = Annotated[
     str,
@@ -27,9 +27,6 @@ Digest = Annotated[str, Field(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
 Tag = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")]
 VersionRange = Annotated[str, Field(max_length=128, pattern=r"^[0-9A-Za-z.+*,|<>=!~^ -]+$")]
 """A range of semantic versions: `>=1.2 <2`, `~1.4`, `^2`. The newest tag within it is taken."""
-
-Application = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._-]+$")]
-"""As the device's certificate names it; it becomes part of the SPIFFE ID."""
 
 Version = Annotated[str, Field(max_length=128)]
 BoardName = Annotated[str, Field(min_length=1, max_length=128)]
@@ -112,8 +109,9 @@ class BoardImage(Model):
     """Of the blob."""
     media_type: Annotated[str, Field(max_length=255)] = ""
     """Of the blob."""
-    format: ImageFormat
-    measurement: Hex | None = None
+    format: ImageFormat | None = None
+    """Absent where the index does not say it."""
+    measurement: Measurement | None = None
     """What the board's boot layer makes of the image. Without it nobody can be asked whether the image runs."""
     version: Version = ""
     security_counter: Count | None = None
@@ -130,7 +128,8 @@ class Contents(Model):
 
     signed_by: Annotated[str, Field(max_length=128)] = ""
     """The key of the operator's policy that verified the index; empty where none did."""
-    application: Annotated[str, Field(max_length=128)] = ""
+    application: Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._-]*$")] = ""
+    """Empty where the index does not say it."""
     version: Version = ""
     security_counter: Count | None = None
     boards: Annotated[tuple[BoardImage, ...], Field(max_length=MAX_BOARDS, json_schema_extra=ATOMIC)] = ()

@@ -27,8 +27,8 @@ class ReferenceValues(Protocol):
     """Firmware that is known from elsewhere than the policy: a catalog."""
 
     @property
-    def current(self) -> Iterable[KnownFirmware]:
-        """All of it."""
+    def current(self) -> Iterable[KnownFirmware] | None:
+        """All of it; None while that is not known."""
 
     def on_change(self, callback: Callable[[], None]) -> None:
         """Call back whenever it is another."""
@@ -87,7 +87,7 @@ class Policies:
                     self._complain(obj, error)
 
     def _listed(self) -> None:
-        if self._site is None and not self._broken:
+        if self._site is None and self._policy is None and not self._broken:
             self._use(None)
 
     def _cataloged(self) -> None:
@@ -96,14 +96,19 @@ class Policies:
 
     def _use(self, policy: AppraisalPolicy | None) -> None:
         """Go by this policy and what the catalogs say now; none accepts nothing, whatever they say."""
-        catalog = tuple(firmware for each in self._catalogs for firmware in each.current)
-        same = self._site is not None and (policy, catalog) == (self._policy, self._catalog)
-        if not same:
-            self._site = Site() if policy is None else site_of(policy, catalog=catalog)
+        known = [each.current for each in self._catalogs]
+        catalog = tuple(firmware for each in known for firmware in each or ())
+        before = self._site
+        if policy is None:
+            self._site = Site() if before is None or self._policy is not None else before
+        elif before is None or (policy, catalog) != (self._policy, self._catalog):
+            site = site_of(policy, catalog=catalog)
+            # Half of what is known would withdraw the trust of the devices that the other half knows.
+            self._site = None if None in known else site
         self._policy, self._catalog, self._broken = policy, catalog, False
         self._config_map.withdraw_complaint()
         POLICY_GOOD.set(policy is not None)
-        if not same:
+        if self._site is not before:
             self._observers.tell()
 
     def _complain(self, obj: Object, error: InvalidField) -> None:

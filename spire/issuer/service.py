@@ -15,6 +15,7 @@ from spire.issuer.appraisal_policy import Policies
 from spire.issuer.attestation import Attestation
 from spire.issuer.backend import backend_of
 from spire.issuer.devices import Devices
+from spire.issuer.firmware_catalog import FirmwareCatalog
 from spire.issuer.own import OwnIdentity
 from spire.issuer.publishing import Publisher
 from spire.issuer.settings import IssuerSettings
@@ -35,7 +36,8 @@ async def serve_issuer(settings: IssuerSettings, kube: Kube, stop: asyncio.Event
     async with backend_of(settings, kube) as backend:
         authority = backend.authority
         own = await OwnIdentity.of(authority, ttl=settings.ttl)
-        policies = Policies(kube, namespace=settings.namespace)
+        catalog = FirmwareCatalog(kube)
+        policies = Policies(kube, namespace=settings.namespace, catalogs=(catalog,))
         devices = Devices(kube, policies)
         attestation = Attestation(authority=authority, policies=policies, devices=devices, ttl=settings.ttl)
         front = Front(
@@ -54,6 +56,7 @@ async def serve_issuer(settings: IssuerSettings, kube: Kube, stop: asyncio.Event
                 stop,
                 *(work() for work in backend.work),
                 own.run(),
+                catalog.run(),
                 policies.run(),
                 devices.run(),
                 publisher.run(),
