@@ -14,14 +14,17 @@ import random
 from hashlib import sha256
 from typing import Final
 
+from pydantic import Field
 from smp.error import MGMT_ERR
+from smp.header import CommandId, GroupId
 from smp.image_management import IMG_MGMT_ERR, ImageState, ImageUploadWriteResponse
-from smp.os_management import MCUbootMode, MCUbootModeQueryResponse
+from smp.message import ReadResponse
+from smp.os_management import BootloaderInformationReadRequest, MCUbootMode, OSManagementErrorV1, OSManagementErrorV2
 from smpclient import SMPClient
 from smpclient.exceptions import SMPClientException
 from smpclient.generics import SMPRequest, TEr1, TEr2, TRep, error_v1, success
 from smpclient.requests.image_management import ImageStatesRead, ImageStatesWrite, ImageUploadWrite
-from smpclient.requests.os_management import BootloaderInformationRead, MCUMgrParametersRead, ResetWrite
+from smpclient.requests.os_management import MCUMgrParametersRead, ResetWrite
 
 from crds.errors import Retryable, Terminal
 from flash_controller.protocols.base import Capabilities, Installed, Link, Progress, Slot
@@ -56,6 +59,24 @@ _MAY_PASS: Final = frozenset(
 
 # Whatever it logs as an error is raised as well, and one request without an answer is nothing to tell.
 logging.getLogger("smpclient").setLevel(logging.CRITICAL)
+
+
+class BootMode(ReadResponse):
+    """How MCUboot takes a new image, as Zephyr answers (`os_mgmt.c`): smp's own model expects another map."""
+
+    _GROUP_ID = GroupId.OS_MANAGEMENT
+    _COMMAND_ID = CommandId.OSManagement.BOOTLOADER_INFO
+
+    mode: int
+    no_downgrade: bool | None = Field(alias="no-downgrade", default=None)
+
+
+class BootModeRead(BootloaderInformationReadRequest):
+    """Asks for it."""
+
+    _Response = BootMode
+    _ErrorV1 = OSManagementErrorV1
+    _ErrorV2 = OSManagementErrorV2
 
 
 class MCUmgr:
@@ -132,8 +153,7 @@ class MCUmgr:
             self._transport.initialize(parameters.buf_size)
             buffers = parameters.buf_count
         with contextlib.suppress(Terminal):
-            answer = (await self._ask(BootloaderInformationRead(query="mode"))).response
-            if isinstance(answer, MCUbootModeQueryResponse) and answer.mode in _WITHOUT_TRIAL:
+            if (await self._ask(BootModeRead(query="mode"))).mode in _WITHOUT_TRIAL:
                 self.capabilities = OVERWRITES
         # One buffer is for the answer.
         self._in_flight = max(1, min(buffers - 1, MOST_IN_FLIGHT)) if self._pipelined else 1

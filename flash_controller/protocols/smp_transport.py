@@ -30,7 +30,7 @@ class LinkTransport(SMPTransport):
         self._framing = framing
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._turn = asyncio.Lock()
-        self._reader: asyncio.Task[None] | None = None
+        self._reader: asyncio.Task[Retryable] | None = None
 
     async def connect(self, address: str, timeout_s: float) -> None:
         """Nothing to do: a leased link is connected."""
@@ -65,7 +65,7 @@ class LinkTransport(SMPTransport):
         if self._reader is None:
             self._reader = asyncio.create_task(self._read())
         if self._reader.done():
-            raise Retryable("the link is gone")
+            raise self._reader.result()
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[data[SEQUENCE]] = answer
         try:
@@ -85,7 +85,8 @@ class LinkTransport(SMPTransport):
         """The longest message."""
         return self._framing.capacity(self._smp_server_transport_buffer_size or SMALLEST_BUFFER)
 
-    async def _read(self) -> None:
+    async def _read(self) -> Retryable:
+        """Hand answers out until the link is gone; why it is."""
         try:
             while True:
                 for message in self._framing.feed(await self._link.receive()):
@@ -96,3 +97,4 @@ class LinkTransport(SMPTransport):
             for answer in self._waiting.values():
                 if not answer.done():
                     answer.set_exception(lost)
+            return lost
