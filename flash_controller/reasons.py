@@ -83,3 +83,36 @@ class ProtocolReason(StrEnum):
     NOT_WRITTEN = "NotWritten"
     OTHER_IMAGE_RUNS = "OtherImageRuns"
     CANNOT_REVERT = "CannotRevert"
+
+
+class FlashingReason(StrEnum):
+    """What the condition `Flashing` of a LeafDevice may say."""
+
+    HELD = "Held"
+    IDLE = "Idle"
+
+
+class FlashReason(StrEnum):
+    """What a runner reports."""
+
+    STARTING = "Starting"
+    PULLING = "Pulling"
+    WRITING = "Writing"
+    TRYING = "Trying"
+    AWAITING_EVIDENCE = "AwaitingEvidence"
+    CONFIRMED = "Confirmed"
+    NO_UPDATE_PATH = "NoUpdatePath"
+    NOT_READY = "NotReady"
+    NO_SUCH_BOARD = "NoSuchBoard"
+    WRONG_BOARD = "WrongBoard"
+    WRONG_MEASUREMENT = "WrongMeasurement"
+    WRONG_APPLICATION = "WrongApplication"
+    COUNTER_TOO_LOW = "CounterTooLow"
+    NOT_NEWER = "NotNewer"
+    CANNOT_ATTEST = "CannotAttest"
+    NOT_ATTESTED = "NotAttested"
+    NO_EVIDENCE = "NoEvidence"
+    NOT_STARTED = "NotStarted"
+    DEVICE_LOST = "DeviceLost"
+    AGENT_LOST = "AgentLost"
+    STOPPED = "Stopped"

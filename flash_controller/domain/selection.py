@@ -149,7 +149,7 @@ def judge(
     if rollout.spec.policy == "OnlyNewer" and before is not None:
         if before.measurement == image.measurement:
             return UpToDate(f"runs {_named(before)} already")
-        if before.application == release.application and _not_newer(image.version, before.version):
+        if before.application == release.application and not_newer(image.version, before.version):
             return UpToDate(f"runs {_named(before)}, and {image.version} is not newer")
     return Go(Target(rollout.spec.firmware_ref.name, release.digest, image.measurement), before)
 
@@ -158,7 +158,7 @@ def _named(ran: Running) -> str:
     return f"{ran.application} {ran.version}".strip() or "it"
 
 
-def _not_newer(offered: str, present: str) -> bool:
+def not_newer(offered: str, present: str) -> bool:
     """Whether versions say so; those that cannot be read say nothing."""
     try:
         return Version.parse(offered) <= Version.parse(present)
