@@ -7,16 +7,34 @@ from datetime import UTC, datetime
 
 from crds.kube.client import Kube
 from crds.kube.manager import Followed, Manager
+from crds.kube.watch import Change
 from crds.models.firmware import Firmware
+from crds.models.firmwarerollout import FirmwareRollout
+from crds.models.leafdevice import LeafDevice
 from flash_controller.catalog import Catalog
+from flash_controller.rolling import Rollouts
 from flash_controller.settings import FlashSettings
 
 
 async def build(kube: Kube, settings: FlashSettings) -> Manager:
     """Kinds and queues of this manager."""
-    catalog = Catalog(kube, namespace=settings.namespace, clock=lambda: datetime.now(UTC), monotonic=time.monotonic)
+    catalog = Catalog(kube, namespace=settings.namespace, clock=_clock, monotonic=time.monotonic)
+    rollouts = Rollouts(kube, settings.runner, _clock)
+
+    def firmware_seen(change: Change) -> None:
+        catalog.firmware_seen(change)
+        rollouts.firmware_seen(change)
+
     return Manager(
         watched=(),
-        followed=(Followed(Firmware.crd, catalog.firmware_seen),),
-        work=(catalog.queue.run, catalog.run_policy),
+        followed=(
+            Followed(Firmware.crd, firmware_seen),
+            Followed(LeafDevice.crd, rollouts.leaf_seen),
+            Followed(FirmwareRollout.crd, rollouts.rollout_seen),
+        ),
+        work=(catalog.queue.run, catalog.run_policy, rollouts.run),
     )
+
+
+def _clock() -> datetime:
+    return datetime.now(UTC)

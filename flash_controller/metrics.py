@@ -9,3 +9,9 @@ FIRMWARE_CHANGES = Counter(
     "How often a Firmware became usable or ceased to be, by the reason of its condition Ready.",
     ["reason"],
 )
+
+FLASHES = Counter(
+    "fluidos_edge_flash_devices_total",
+    "Devices of rollouts that came to an end, by their state.",
+    ["state"],
+)

@@ -211,6 +211,12 @@ class Kube:
         answer = await self.request("GET", Kind.of(kind.crd).path(namespace=namespace), query=query)
         return [kind.parse(item) for item in answer["items"]]
 
+    async def find(self, kind: Kind, key: tuple[str, str]) -> Object | None:
+        """The object of this namespace and name, or None: by a list, which needs no right beside that to watch."""
+        query = {"fieldSelector": f"metadata.name={key[1]}"}
+        answer = await self.request("GET", kind.path(namespace=key[0]), query=query)
+        return next(iter(answer["items"]), None)
+
     async def create(self, obj: Resource, *, manager: str) -> Object:
         """Create; the answer is the object as stored.
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from crds.conditions import Verdict, parse_timestamp
+from crds.errors import InvalidField
 from crds.models.firmwarerollout import Counts, DeviceFlash, FirmwareRolloutSpec
 from crds.models.flash_report import FINAL_STATES, Goal
 from flash_controller.domain.attempts import Retrying, ended, in_flight
@@ -127,6 +128,34 @@ def decide(
     )
 
 
+def unpinned(spec: FirmwareRolloutSpec, *, ready: bool, names: tuple[str, ...]) -> tuple[Verdict, ...]:
+    """Why a rollout cannot begin yet; empty where it can."""
+    if spec.desired == "Suspend":
+        reason, message = RolloutReason.SUSPENDED, "spec.desired is Suspend"
+    elif spec.desired != "Run":
+        reason, message = RolloutReason.CANCELLED, "it had not begun"
+    elif not ready:
+        reason, message = RolloutReason.FIRMWARE_NOT_READY, f"waits for the Firmware {spec.firmware_ref.name}"
+    elif not names:
+        reason, message = RolloutReason.NO_DEVICES, "waits for devices that spec.devices takes and the firmware fits"
+    else:
+        return ()
+    return (
+        Verdict(type=RolloutCondition.PROGRESSING, status="False", reason=reason, message=message),
+        Verdict(
+            type=RolloutCondition.SUCCEEDED,
+            status="False" if reason == RolloutReason.CANCELLED else "Unknown",
+            reason=reason,
+        ),
+    )
+
+
+def batch_of(devices: tuple[DeviceFlash, ...]) -> int:
+    """The batch that is being flashed, or the last one."""
+    last = devices[-1].batch if devices else 0
+    return min((each.batch for each in devices if each.state not in FINAL_STATES), default=last)
+
+
 def counts(devices: tuple[DeviceFlash, ...]) -> Counts:
     """How many devices are in which states."""
     tally = Counter(each.state for each in devices)
@@ -155,10 +184,7 @@ def _ordered(flash: DeviceFlash, spec: FirmwareRolloutSpec, *, late: bool, now: 
         return flash
     if spec.desired == "RollBack" and flash.goal == "Update" and flash.state == "Confirmed" and flash.attempts:
         news = {"goal": "RollBack", "started_time": None, "finished_time": None}
-        flash = flash.model_copy(update=news | {"state": "Pending", "reason": RolloutReason.ROLLING_BACK})
-        if flash.before is None or flash.before.digest is None:
-            message = "the catalog does not know where what it ran before came from"
-            return ended(flash, "Failed", reason=RolloutReason.NO_PREVIOUS_FIRMWARE, message=message, now=now)
+        return flash.model_copy(update=news | {"state": "Pending", "reason": RolloutReason.ROLLING_BACK, "message": ""})
     if flash.state != "Pending":
         return flash
     if _unwanted(flash, spec):
@@ -198,7 +224,10 @@ def _held(spec: FirmwareRolloutSpec, devices: tuple[DeviceFlash, ...], *, batch:
         rested = max((end for end in ends if end), default=now) + timedelta(seconds=spec.strategy.soak_seconds)
         if batch and any(ends) and now < rested:
             return _Held(RolloutReason.SOAKING, f"batch {batch} runs until {rested:%Y-%m-%d %H:%M:%S} UTC", rested)
-    opens = opening(spec.window, now=now) if spec.window else now
+    try:
+        opens = opening(spec.window, now=now) if spec.window else now
+    except InvalidField as error:
+        return _Held(RolloutReason.INVALID, str(error))
     if now < opens:
         return _Held(RolloutReason.OUTSIDE_WINDOW, f"the window opens {opens:%Y-%m-%d %H:%M} UTC", opens)
     return None

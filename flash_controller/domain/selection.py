@@ -65,6 +65,13 @@ def image_for(board: str, release: Release) -> BoardImage | None:
     return next((each for each in release.boards if normalized(each.board) == wanted), None)
 
 
+def current(firmware: Firmware | None) -> Release | None:
+    """What a Firmware means now, where it is ready to be flashed."""
+    status = firmware.status if firmware else None
+    ready = status is not None and any(each.type == "Ready" and each.status == "True" for each in status.conditions)
+    return status.current if status is not None and ready else None
+
+
 def measured(firmwares: Iterable[Firmware]) -> dict[str, Target]:
     """Where firmware that somebody runs came from, by its measurement."""
     return {
@@ -128,14 +135,21 @@ def traced(ran: Running, known: Mapping[str, Target]) -> Running:
 
 
 def judge(
-    rollout: FirmwareRollout, leaf: LeafDevice | None, firmware: Firmware | None, *, known: Mapping[str, Target]
+    rollout: FirmwareRollout,
+    flash: DeviceFlash,
+    leaf: LeafDevice | None,
+    firmware: Firmware | None,
+    *,
+    known: Mapping[str, Target],
 ) -> Judgement:
-    """Whether a device needs the firmware of a rollout, before anybody speaks to it.
+    """Whether a device needs the firmware of a rollout, or that of before, when nobody has spoken to it yet.
 
     The runner judges again, by what the device and the image itself say.
     """
     if leaf is None:
         return Unfit(RolloutReason.DEVICE_MISSING, "there is no such LeafDevice")
+    if flash.goal == "RollBack":
+        return _back(flash)
     digest = rollout.status.digest if rollout.status else None
     release = firmware.status.release(digest) if firmware and firmware.status and digest else None
     if release is None:
@@ -152,6 +166,13 @@ def judge(
         if before.application == release.application and not_newer(image.version, before.version):
             return UpToDate(f"runs {_named(before)}, and {image.version} is not newer")
     return Go(Target(rollout.spec.firmware_ref.name, release.digest, image.measurement), before)
+
+
+def _back(flash: DeviceFlash) -> Judgement:
+    ran = flash.before
+    if ran is None or ran.digest is None or ran.firmware is None:
+        return Unfit(RolloutReason.NO_PREVIOUS_FIRMWARE, "the catalog does not know where what it ran came from")
+    return Go(Target(ran.firmware, ran.digest, ran.measurement))
 
 
 def _named(ran: Running) -> str:
