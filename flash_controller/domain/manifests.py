@@ -15,6 +15,7 @@ from pydantic import Field
 
 from crds.errors import InvalidField, Terminal
 from crds.models.base import Model, validate
+from crds.models.firmware import Digest
 from flash_controller.domain.images import normalized
 from flash_controller.reasons import PackageReason
 
@@ -42,7 +43,6 @@ MAX_DOCUMENT: Final = 4 * 2**20
 MAX_CONFIG: Final = 2**20
 MAX_IMAGE: Final = 64 * 2**20
 
-Digest = Annotated[str, Field(max_length=71, pattern=r"^sha256:[0-9a-f]{64}$")]
 Annotations = dict[str, str]
 M = TypeVar("M", bound=Model)
 
@@ -193,6 +193,16 @@ def serialized(document: Index | Manifest) -> bytes:
 def digest_of(data: bytes) -> str:
     """The digest by which a registry knows bytes."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def check_digest(digest: str, data: bytes) -> None:
+    """Compares what came with what was asked for.
+
+    Raises:
+        Terminal: it is something else.
+    """
+    if (found := digest_of(data)) != digest:
+        raise Terminal(f"asked for {digest}, got {found}", reason=PackageReason.DIGEST_MISMATCH)
 
 
 def describe(data: bytes, media_type: str) -> Descriptor:

@@ -44,7 +44,8 @@ class Credentials:
         """
         try:
             auths = orjson.loads(text).get("auths", {})
-            return cls({_place(server): _login(server, entry) for server, entry in auths.items()})
+            # Entries whose secret a credential helper keeps are empty.
+            return cls({_place(server): _login(server, entry) for server, entry in auths.items() if entry})
         except (orjson.JSONDecodeError, AttributeError) as error:
             raise _invalid("dockerconfigjson", "a JSON object with auths") from error
 

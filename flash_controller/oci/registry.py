@@ -6,7 +6,7 @@ under a tag of the subject's digest, which everybody who attaches something brin
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -23,6 +23,7 @@ from flash_controller.domain.manifests import (
     Index,
     Manifest,
     as_json,
+    check_digest,
     describe,
     digest_of,
     parse,
@@ -51,7 +52,7 @@ class Registry(Transport):
         async with self.request("GET", f"manifests/{reference}", headers=_ACCEPT) as answer:
             data = await read(answer, MAX_DOCUMENT)
         if ":" in reference:
-            check_digest(reference, digest_of(data))
+            check_digest(reference, data)
         return data
 
     async def digest(self, tag: str) -> str:
@@ -94,7 +95,7 @@ class Registry(Transport):
         """
         async with self.request("GET", f"blobs/{descriptor.digest}") as answer:
             data = await read(answer, min(limit, descriptor.size))
-        check_digest(descriptor.digest, digest_of(data))
+        check_digest(descriptor.digest, data)
         return data
 
     async def referrers(self, digest: str) -> tuple[Descriptor, ...]:
@@ -135,11 +136,11 @@ class Registry(Transport):
         async with self.request("PUT", target, expected=(201,), headers=headers, data=data) as answer:
             return answer.headers
 
-    async def attach(self, manifest: Manifest, blobs: Mapping[str, bytes], *, tag: str | None = None) -> None:
+    async def attach(self, manifest: Manifest, blobs: Iterable[bytes], *, tag: str | None = None) -> None:
         """Uploads a manifest that has a subject, and makes it one of the subject's referrers."""
         if manifest.subject is None:
             raise Terminal("the manifest has no subject", reason=PackageReason.INVALID_MANIFEST)
-        for blob in blobs.values():
+        for blob in blobs:
             await self.put_blob(blob)
         data = serialized(manifest)
         answer = await self.put_manifest(data, media_type=MANIFEST, tag=tag)
@@ -156,13 +157,3 @@ class Registry(Transport):
 def fallback_tag(digest: str) -> str:
     """The tag of a digest's referrers, where the registry does not list them itself."""
     return digest.replace(":", "-")
-
-
-def check_digest(expected: str, found: str) -> None:
-    """Compares what came with what was asked for.
-
-    Raises:
-        Terminal: it is something else.
-    """
-    if found != expected:
-        raise Terminal(f"the registry gave {found} for {expected}", reason=PackageReason.DIGEST_MISMATCH)

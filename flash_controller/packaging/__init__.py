@@ -1,0 +1,1 @@
+"""Packages of firmware: built for each board, composed into one index, pushed and signed."""
