@@ -6,6 +6,7 @@ the registry's help, and grant it only with that.
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
 from collections.abc import Callable
@@ -36,6 +37,8 @@ log = structlog.get_logger(__name__)
 
 REPORTER: Final = "flash-controller"
 STATUS_MANAGER: Final = "flash-controller-catalog"
+ASK_SECONDS: Final = 120.0
+"""For everything that a registry has to say of one Firmware."""
 REFUSED_SECONDS: Final = 300.0
 """Until a reference that was refused is looked at again: what is pushed tomorrow may be missing today."""
 
@@ -148,7 +151,11 @@ class Catalog:
             message = f"the policy does not let {host} be asked without TLS"
             return Missed(FirmwareReason.PLAIN_HTTP, message), None
         try:
-            found = await self._ask(firmware, policy)
+            async with asyncio.timeout(ASK_SECONDS):
+                found = await self._ask(firmware, policy)
+        except TimeoutError:
+            message = f"{host} took longer than {ASK_SECONDS:g} s"
+            return Missed(FirmwareReason.REGISTRY_UNAVAILABLE, message), Retryable(message)
         except Missing as error:
             return Missed(error.reason, str(error)), error
         except Retryable as error:
