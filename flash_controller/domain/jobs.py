@@ -54,6 +54,8 @@ class FlashJob:
     rollout_uid: str
     device: str
     attempt: Attempt
+    ending: bool = False
+    """It was told to stop."""
 
     @property
     def leaf(self) -> tuple[str, str]:
@@ -178,4 +180,5 @@ def flash_job(obj: Mapping[str, Any]) -> FlashJob:
             timed_out=failed.get("reason") == "DeadlineExceeded",
             message=str(failed.get("message", "")),
         ),
+        ending=meta.deletion_timestamp is not None,
     )
