@@ -75,6 +75,8 @@ class Agreed(Model):
     """The LeafDevice, of the same namespace."""
     firmware: Name
     """The Firmware that it gets."""
+    expected_seconds: Seconds
+    """How long it should take."""
     seconds: Seconds
     """How long it may take."""
     until: Timestamp | None = None

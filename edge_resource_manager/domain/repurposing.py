@@ -107,12 +107,14 @@ class Potential:
         kind = flavor.spec.flavor_type.model_copy(update={"type_data": marked})
         return flavor.model_copy(update={"spec": flavor.spec.model_copy(update={"flavor_type": kind})})
 
-    def agreed(self, seconds: int) -> Agreed:
-        """What is agreed with a buyer who allows it so many seconds."""
+    @property
+    def agreed(self) -> Agreed:
+        """What a buyer gets who has as much time as the provider."""
         return Agreed(
             device=self.leaf.metadata.name,
             firmware=self.firmware,
-            seconds=min(seconds, self.rule.max_seconds),
+            expected_seconds=self.expected_seconds,
+            seconds=self.rule.max_seconds,
             afterwards=self.rule.afterwards,
         )
 
@@ -197,9 +199,6 @@ def rollout(
         seconds: how long it may take; as long as it takes, when absent.
         afterwards: the Firmware to bring back later.
     """
-    limits = (
-        {} if seconds is None else {"deadline_seconds": max(seconds, 60), "device_timeout_seconds": max(seconds, 10)}
-    )
     return FirmwareRollout(
         metadata=ObjectMeta(
             name=name,
@@ -208,7 +207,10 @@ def rollout(
             annotations={AFTERWARDS: afterwards} if afterwards else {},
         ),
         spec=FirmwareRolloutSpec(
-            firmware_ref=Reference(name=firmware), devices=DeviceSelection(names=(device,)), **limits
+            firmware_ref=Reference(name=firmware),
+            devices=DeviceSelection(names=(device,)),
+            deadline_seconds=None if seconds is None else max(seconds, 60),
+            history_limit=100,
         ),
     )
 

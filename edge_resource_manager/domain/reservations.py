@@ -11,13 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+import orjson
+
 from crds import naming
 from crds.annotations import BUYER_SPIFFE_ID, INSECURE
 from crds.conditions import parse_timestamp, timestamp
 from crds.errors import InvalidField
 from crds.models import fluidos
-from crds.models.base import ObjectMeta
+from crds.models.base import ObjectMeta, validate
 from crds.models.configuration import SensorConfiguration, parse_configuration
+from crds.models.repurposing import AGREED, Agreed
 from edge_resource_manager.domain.buyers import May
 from spire.domain.spiffe_id import SpiffeId
 
@@ -38,13 +41,15 @@ class SaleTerms:
 class Offer:
     """A sensor flavor as it is sold: from a Flavor, or from a LeafDevice whose Flavor the API server refused.
 
-    Its transactions and contracts live in its namespace.
+    Its transactions and contracts live in its namespace. `agreed` is what is sold of a device that has to be made into
+    it first.
     """
 
     namespace: str
     flavor_id: str
     spec: fluidos.FlavorSpec
     max_consumers: int | None
+    agreed: Agreed | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,11 @@ class Book:
 
     transactions: Mapping[str, fluidos.Transaction] = field(default_factory=dict)
     contracts: Mapping[str, fluidos.Contract] = field(default_factory=dict)
+
+    @property
+    def entries(self) -> tuple[fluidos.Transaction | fluidos.Contract, ...]:
+        """All of them."""
+        return *self.contracts.values(), *self.transactions.values()
 
     def taken(self, now: datetime, *, but: str) -> int:
         """Places that others have."""
@@ -171,17 +181,28 @@ def belongs_to(item: fluidos.Transaction | fluidos.Contract, buyer: SpiffeId | N
     return item.metadata.annotations.get(BUYER_SPIFFE_ID) == (str(buyer) if buyer else None)
 
 
+def agreement(item: fluidos.Transaction | fluidos.Contract) -> Agreed | None:
+    """What was agreed of a device that is not yet what was sold; what cannot be read was not agreed here."""
+    text = item.metadata.annotations.get(AGREED)
+    if text is None:
+        return None
+    try:
+        return validate(Agreed, orjson.loads(text), field=f"metadata.annotations[{AGREED}]")
+    except (orjson.JSONDecodeError, InvalidField):
+        return None
+
+
 def reserve(
     wish: Wish, *, offer: Offer | None, may: May, book: Book, terms: SaleTerms, now: datetime
 ) -> ReserveOutcome:
     """Decide on RESERVE. Whoever has bought finds that again, whatever the policy has become."""
-    if offer is None:
-        return NotOffered()
     name = wish.transaction_id
     contract = book.contracts.get(name)
-    if contract is not None and is_live(contract, now):
+    # While a device is being made into what was bought, nothing is on offer.
+    if contract is not None and is_live(contract, now) and (offer is not None or agreement(contract) is not None):
         return AlreadyBought(contract)
-    if may is May.NOTHING:
+    agreed = _agreed(wish, offer) if offer else None
+    if offer is None or may is May.NOTHING or (offer.agreed is not None and agreed is None):
         return NotOffered()
     if may is May.SEE:
         return NotPermitted()
@@ -192,7 +213,10 @@ def reserve(
         return SoldOut(limit)
     transaction = fluidos.Transaction(
         metadata=ObjectMeta(
-            name=name, namespace=offer.namespace, labels=MANAGED_BY, annotations=_proof(wish.spiffe_id)
+            name=name,
+            namespace=offer.namespace,
+            labels=MANAGED_BY,
+            annotations={**_proof(wish.spiffe_id), **_annotated(agreed)},
         ),
         spec=fluidos.TransactionSpec(
             flavor_id=wish.flavor_id,
@@ -235,13 +259,27 @@ def purchase(
         raise InvalidField(
             field="ingressTelemetryEndpoint.endpoint", value=telemetry, expected=f"{reserved}, as it was reserved"
         )
-    if offer is None or may is May.NOTHING:
+    agreed = agreement(transaction) if offer and offer.agreed else None
+    if offer is None or may is May.NOTHING or (offer.agreed is not None and agreed is None):
         return NotOffered()
     if may is May.SEE:
         return NotPermitted()
     if not offer.spec.availability:
         return Unavailable()
-    return Bought(_contract(transaction, offer=offer, seller=seller, end=_end(now, terms.contract)))
+    if agreed is not None:
+        agreed = agreed.model_copy(update={"until": _end(now, timedelta(seconds=agreed.seconds))})
+    return Bought(_contract(transaction, offer=offer, agreed=agreed, seller=seller, end=_end(now, terms.contract)))
+
+
+def activated(contract: fluidos.Contract, offer: Offer) -> fluidos.Contract:
+    """The contract about a device that is what was sold: the flavor as it is now."""
+    annotations = {key: value for key, value in contract.metadata.annotations.items() if key != AGREED}
+    return contract.model_copy(
+        update={
+            "metadata": contract.metadata.model_copy(update={"annotations": annotations}),
+            "spec": contract.spec.model_copy(update={"flavor": _embedded(offer)}),
+        }
+    )
 
 
 def reconfigured(
@@ -289,21 +327,20 @@ def contract_name(transaction_id: str) -> str:
 
 
 def _contract(
-    transaction: fluidos.Transaction, *, offer: Offer, seller: fluidos.NodeIdentity, end: str
+    transaction: fluidos.Transaction, *, offer: Offer, agreed: Agreed | None, seller: fluidos.NodeIdentity, end: str
 ) -> fluidos.Contract:
     name = transaction.metadata.name
     spec = transaction.spec
+    proof = {key: value for key, value in transaction.metadata.annotations.items() if key != AGREED}
     return fluidos.Contract(
         metadata=ObjectMeta(
             name=contract_name(name),
             namespace=offer.namespace,
             labels=MANAGED_BY,
-            annotations=transaction.metadata.annotations,
+            annotations={**proof, **_annotated(agreed)},
         ),
         spec=fluidos.ContractSpec(
-            flavor=fluidos.EmbeddedFlavor(
-                metadata={"name": offer.flavor_id, "namespace": offer.namespace}, spec=offer.spec
-            ),
+            flavor=_embedded(offer),
             transaction_id=name,
             configuration=spec.configuration,
             buyer=spec.buyer,
@@ -313,6 +350,23 @@ def _contract(
             ingress_telemetry_endpoint=_telemetry(_first_endpoint(transaction)),
         ),
     )
+
+
+def _embedded(offer: Offer) -> fluidos.EmbeddedFlavor:
+    return fluidos.EmbeddedFlavor(metadata={"name": offer.flavor_id, "namespace": offer.namespace}, spec=offer.spec)
+
+
+def _agreed(wish: Wish, offer: Offer) -> Agreed | None:
+    """What can be agreed with a buyer of what is not there yet; None where he does not allow it."""
+    allowed = wish.configuration.repurpose
+    if offer.agreed is None or allowed is None or allowed.mode == "Never":
+        return None
+    seconds = min(offer.agreed.seconds, allowed.max_seconds)
+    return None if seconds < offer.agreed.expected_seconds else offer.agreed.model_copy(update={"seconds": seconds})
+
+
+def _annotated(agreed: Agreed | None) -> dict[str, str]:
+    return {} if agreed is None else {AGREED: orjson.dumps(agreed.dump()).decode()}
 
 
 def _proof(buyer: SpiffeId | None) -> dict[str, str]:

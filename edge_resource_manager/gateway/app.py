@@ -24,6 +24,7 @@ from edge_resource_manager.gateway.openapi import document
 from edge_resource_manager.gateway.peers import Peers
 from edge_resource_manager.gateway.places import Places
 from edge_resource_manager.gateway.problems import Rejected, response_of
+from edge_resource_manager.gateway.repurposing import Repurposing
 from edge_resource_manager.gateway.sales import Sales
 from edge_resource_manager.gateway.store import Store
 from spire.serving.guard import Guard
@@ -42,6 +43,7 @@ class Rear:
 
     Args:
         store: what is offered.
+        repurposing: what could be offered.
         sales: what buyers may do.
         hub: the events.
         peers: who asks.
@@ -55,9 +57,18 @@ class Rear:
     """
 
     def __init__(
-        self, *, store: Store, sales: Sales, hub: Hub, peers: Peers, ready: Callable[[], bool], guard: Guard
+        self,
+        *,
+        store: Store,
+        repurposing: Repurposing,
+        sales: Sales,
+        hub: Hub,
+        peers: Peers,
+        ready: Callable[[], bool],
+        guard: Guard,
     ) -> None:
         self._store = store
+        self._repurposing = repurposing
         self._sales = sales
         self._hub = hub
         self._peers = peers
@@ -88,6 +99,7 @@ class Rear:
             *(web.get(f"{flavors}/{name}", self.list_services, allow_head=False) for name in ("service", "services")),
             *(web.get(f"{flavors}/{name}", self.list_sensors, allow_head=False) for name in ("sensors", "sensor")),
             web.get(f"{flavors}/sensors/events", self.stream_events, allow_head=False),
+            web.get(f"{flavors}/sensors/potential", self.list_potential, allow_head=False),
             web.get(f"{flavors}/sensors/{{flavorID}}", self.get_sensor, allow_head=False),
             web.post(f"{BASE}/reservations", self.reserve),
             web.post(f"{BASE}/transactions/{{transactionID}}/purchase", self.purchase),
@@ -120,10 +132,15 @@ class Rear:
         found = [each for each in offered if each.view and query.matches(each.view)]
         return self._page(found, query.limit)
 
+    async def list_potential(self, request: web.Request) -> web.Response:
+        """What idle devices could be made into, for whoever asks."""
+        query = parse_query(request.query.items())
+        return self._page([*self._repurposing.listed(query.matches, viewer=self._peers.viewer(request))], query.limit)
+
     async def get_sensor(self, request: web.Request) -> web.Response:
         """One flavor, available or not. Whoever has bought it sees it, whatever the policy has become."""
         flavor_id = request.match_info["flavorID"]
-        listed = self._store.find(flavor_id)
+        listed = self._store.find(flavor_id) or self._sales.in_the_making(flavor_id, buyer=self._peers.peer(request))
         if listed is None or listed.type != "sensor" or not self._may_see(request, listed, flavor_id):
             raise Rejected(HTTPStatus.NOT_FOUND, f"no sensor flavor {flavor_id[:253]}")
         return _json(self._store.body(listed))

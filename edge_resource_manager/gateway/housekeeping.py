@@ -17,7 +17,7 @@ from crds.conditions import timestamp
 from crds.errors import EdgeError
 from crds.kube.client import Kind, Kube, NotFound
 from crds.models.fluidos import Flavor
-from edge_resource_manager.domain.reservations import flavor_id_of, is_live
+from edge_resource_manager.domain.reservations import agreement, flavor_id_of, is_live
 from edge_resource_manager.gateway import metrics
 from edge_resource_manager.gateway.ledger import Ledger
 from edge_resource_manager.gateway.records import R, Records, is_ours
@@ -114,5 +114,7 @@ class Housekeeper:
         log.info("removed", kind=item.crd.kind, name=item.metadata.name, flavor=flavor_id_of(item), why=why)
 
     def _sold(self) -> Iterator[str]:
-        """Flavors that something of the gateway's takes a place of."""
-        yield from {*self._store.contracts.flavors(), *self._store.transactions.flavors()}
+        """Flavors that something of the gateway's takes a place of; those that are in the making are not missed."""
+        for flavor_id in {*self._store.contracts.flavors(), *self._store.transactions.flavors()}:
+            if not any(agreement(item) for item in self._store.book(flavor_id).entries):
+                yield flavor_id

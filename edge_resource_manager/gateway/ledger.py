@@ -30,13 +30,24 @@ class Ledger:
             return None
 
     async def replace(
-        self, records: Records[R], item: R, changed: Mapping[str, Any], *, annotations: Mapping[str, str] | None = None
+        self,
+        records: Records[R],
+        item: R,
+        changed: Mapping[str, Any],
+        *,
+        annotations: Mapping[str, str | None] | None = None,
     ) -> R | None:
-        """Replace whole members of the spec, and single annotations, and nothing else of the object."""
+        """Replace whole members of the spec, and single annotations, and nothing else of the object.
+
+        An annotation of None is removed; it has to be there.
+        """
         patch = [{"op": "add", "path": f"/spec/{key}", "value": value} for key, value in changed.items()]
         for key, value in (annotations or {}).items():
             # '/' in a name is '~1' in a JSON pointer (RFC 6901)
-            patch.append({"op": "add", "path": f"/metadata/annotations/{key.replace('/', '~1')}", "value": value})
+            path = f"/metadata/annotations/{key.replace('/', '~1')}"
+            patch.append(
+                {"op": "remove", "path": path} if value is None else {"op": "add", "path": path, "value": value}
+            )
         try:
             obj = await self._kube.request(
                 "PATCH", _path(item), query={"fieldManager": MANAGER}, body=patch, content_type=JSON_PATCH

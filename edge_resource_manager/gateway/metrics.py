@@ -39,6 +39,15 @@ BUYERS_POLICY_BROKEN = Gauge(
     "fluidos_edge_gateway_buyers_policy_broken",
     "1 while the ConfigMap fluidos-edge-buyers cannot be read; the policy before it holds, or nobody may do anything.",
 )
+REPURPOSING_POLICY_BROKEN = Gauge(
+    "fluidos_edge_gateway_repurposing_policy_broken",
+    "1 while the ConfigMap fluidos-edge-repurposing cannot be read; the policy before it holds.",
+)
+REPURPOSED = Counter(
+    "fluidos_edge_gateway_repurposed_total",
+    "Devices that were to become what was bought, by outcome (begun, done, given_up, brought_back).",
+    ("outcome",),
+)
 HANDSHAKES_REFUSED = Counter(
     "fluidos_edge_gateway_handshakes_refused_total",
     "TLS handshakes that ended without a peer that is known here.",

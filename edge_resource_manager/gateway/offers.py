@@ -8,8 +8,8 @@ from typing import Any
 from crds.kube.watch import Key
 from crds.models.fluidos import Flavor
 from crds.models.leafdevice import LeafDevice
-from crds.selector import Device, attributes, device
 from crds.remarks import observed
+from crds.selector import Device, attributes, device
 from crds.typedata import FlavorView, sensor_from_flavor
 from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.conversion import flavor_to_wire
@@ -28,6 +28,11 @@ class Listed:
     view: FlavorView | None = None
     device: Device | None = None
     offer: Offer | None = None
+
+    @property
+    def flavor_id(self) -> str:
+        """Its name."""
+        return str(self.body["flavorID"])
 
     @property
     def is_offered(self) -> bool:

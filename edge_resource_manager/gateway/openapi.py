@@ -65,6 +65,11 @@ def _paths() -> dict[str, Any]:
     k8slices = _listing("K8Slice", K8SLICE_FIELDS)
     services = _listing("Service", SERVICE_FIELDS)
     sensors = _listing("Sensor", SENSOR_FIELDS)
+    potential = {
+        **sensors,
+        "operationId": "listPotentialSensorFlavors",
+        "summary": "What idle devices could be made into; repurposeSeconds says how long that takes.",
+    }
     events = _operation(
         "streamSensorEvents",
         "Changes of sensor flavors, one JSON object a line: the first HEARTBEAT says that the stream stands.",
@@ -83,6 +88,7 @@ def _paths() -> dict[str, Any]:
         f"{flavors}/sensors": {"get": sensors},
         f"{flavors}/sensor": {"get": _alias(sensors)},
         f"{flavors}/sensors/events": {"get": events},
+        f"{flavors}/sensors/potential": {"get": potential},
         f"{flavors}/sensors/{{flavorID}}": {
             "parameters": [_parameter("flavorID")],
             "get": _operation("getSensor", "One sensor flavor.", ok=_ref("Flavor"), errors=(403, 404)),

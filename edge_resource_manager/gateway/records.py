@@ -14,7 +14,9 @@ import structlog
 from crds.errors import InvalidField
 from crds.kube.client import Object
 from crds.kube.watch import Change, Gone, Key, Put, key_of
+from crds.models.base import Resource
 from crds.models.fluidos import Contract, Transaction
+from crds.models.repurposing import AGREED
 from edge_resource_manager.domain.reservations import MANAGED_BY
 
 log = structlog.get_logger(__name__)
@@ -37,6 +39,7 @@ class Records(Generic[R]):
         self._by_name: dict[str, R] = {}
         self._by_flavor: dict[str, dict[str, R]] = {}
         self._ended: set[str | None] = set()  # uids
+        self._agreed: set[Key] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -95,17 +98,24 @@ class Records(Generic[R]):
         """All objects that the gateway made."""
         return (item for item in self._held.values() if is_ours(item))
 
+    def agreed(self) -> Iterator[R]:
+        """Those of them whose device is not yet what was sold."""
+        return (self._held[key] for key in self._agreed)
+
     def _put(self, key: Key, item: R) -> None:
         self._drop(key)
         place = self._place(item)
         if place is None:
             return
         self._held[key] = item
+        if is_ours(item) and AGREED in item.metadata.annotations:
+            self._agreed.add(key)
         self._by_name[item.metadata.name] = item
         flavor, transaction = place
         self._by_flavor.setdefault(flavor, {})[transaction] = item
 
     def _drop(self, key: Key) -> None:
+        self._agreed.discard(key)
         item = self._held.pop(key, None)
         place = self._place(item) if item is not None else None
         if item is None or place is None:
@@ -118,7 +128,7 @@ class Records(Generic[R]):
             del self._by_flavor[flavor]
 
 
-def is_ours(item: Transaction | Contract) -> bool:
+def is_ours(item: Resource) -> bool:
     """Whether the gateway made it."""
     return MANAGED_BY.items() <= item.metadata.labels.items()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from http import HTTPStatus
 from typing import assert_never
@@ -15,8 +16,11 @@ from weakref import WeakValueDictionary
 
 from crds.annotations import SIGNATURE
 from crds.errors import Retryable
+from crds.kube.watch import Key
+from crds.models.base import ObjectMeta
 from crds.models.configuration import SensorConfiguration
-from crds.models.fluidos import IDENTITY_CONFIG_MAP, Contract, NodeIdentity, Transaction
+from crds.models.fluidos import IDENTITY_CONFIG_MAP, Contract, Flavor, NodeIdentity, Transaction
+from crds.models.repurposing import AGREED
 from edge_resource_manager.domain import reservations
 from edge_resource_manager.domain.buyers import May
 from edge_resource_manager.domain.reservations import (
@@ -25,6 +29,7 @@ from edge_resource_manager.domain.reservations import (
     Held,
     NotOffered,
     NotPermitted,
+    Offer,
     PurchaseOutcome,
     Renewed,
     ReservationExpired,
@@ -33,6 +38,7 @@ from edge_resource_manager.domain.reservations import (
     SoldOut,
     UnknownTransaction,
     Wish,
+    agreement,
     belongs_to,
     flavor_id_of,
     is_live,
@@ -41,7 +47,9 @@ from edge_resource_manager.gateway import metrics
 from edge_resource_manager.gateway.egress import EgressGate
 from edge_resource_manager.gateway.ledger import Ledger
 from edge_resource_manager.gateway.notary import Notary
+from edge_resource_manager.gateway.offers import Listed, read_flavor
 from edge_resource_manager.gateway.problems import Rejected
+from edge_resource_manager.gateway.repurposing import Repurposing
 from edge_resource_manager.gateway.store import Store
 from spire.domain.spiffe_id import SpiffeId
 
@@ -53,6 +61,7 @@ class Sales:
 
     Args:
         store: what is offered and sold.
+        repurposing: what could be offered.
         ledger: where it is written down.
         notary: who signs contracts.
         gate: where endpoints may be.
@@ -65,18 +74,20 @@ class Sales:
         store: Store,
         ledger: Ledger,
         *,
+        repurposing: Repurposing,
         notary: Notary,
         gate: EgressGate,
         terms: SaleTerms,
         clock: Callable[[], datetime],
     ) -> None:
         self._store = store
+        self._repurposing = repurposing
         self._ledger = ledger
         self._notary = notary
         self._gate = gate
         self._terms = terms
         self._clock = clock
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[Key | str, asyncio.Lock] = WeakValueDictionary()
 
     async def reserve(self, wish: Wish) -> Transaction:
         """Hold a place, or find the one that this buyer already has for this claim.
@@ -85,12 +96,15 @@ class Sales:
             Rejected: 403, 404, 409 or 503.
         """
         await self._check_endpoints(wish.configuration)
-        async with self.lock(wish.flavor_id):
+        asked = (wish.flavor_id, wish.spiffe_id, wish.transaction_id)
+        listed = self._find(*asked)
+        async with self.lock(wish.flavor_id, device=listed.leaf if listed else None):
             for _ in range(ATTEMPTS):
+                listed = self._find(*asked)
                 outcome = reservations.reserve(
                     wish,
-                    offer=self._store.offer(wish.flavor_id),
-                    may=self._may(wish.spiffe_id, wish.flavor_id),
+                    offer=self._offer(listed, but=wish.transaction_id),
+                    may=self._may(wish.spiffe_id, listed),
                     book=self._store.book(wish.flavor_id),
                     terms=self._terms,
                     now=self._clock(),
@@ -116,11 +130,12 @@ class Sales:
         seller = self._seller()
         async with self.lock(flavor_id):
             for _ in range(ATTEMPTS):
+                listed = self._find(flavor_id, buyer, transaction_id)
                 outcome = reservations.purchase(
                     transaction_id,
                     telemetry=telemetry,
-                    offer=self._store.offer(flavor_id),
-                    may=self._may(buyer, flavor_id),
+                    offer=self._offer(listed, but=transaction_id),
+                    may=self._may(buyer, listed),
                     book=self._store.book(flavor_id),
                     seller=seller,
                     terms=self._terms,
@@ -173,7 +188,8 @@ class Sales:
         async with self.lock(flavor_id):
             contract = self.contract(contract_id, buyer=buyer)
             # A flavor that is gone is the housekeeper's business: the contract will go with it.
-            if self._store.find(flavor_id) is not None and self._may(buyer, flavor_id) is not May.BUY:
+            listed = self._store.find(flavor_id)
+            if listed is not None and self._may(buyer, listed) is not May.BUY:
                 raise _not_permitted(flavor_id, buyer)
             changed = reservations.reconfigured(contract, configuration, terms=self._terms, now=self._clock())
             stored = await self._replace(
@@ -197,12 +213,52 @@ class Sales:
                 await self._ledger.remove(self._store.transactions, transaction)
             await self._ledger.remove(self._store.contracts, contract)
 
-    def lock(self, flavor_id: str) -> asyncio.Lock:
-        """One decision at a time: whoever changes the book of a flavor holds this."""
-        return self._locks.setdefault(flavor_id, asyncio.Lock())
+    def in_the_making(self, flavor_id: str, *, buyer: SpiffeId | None) -> Listed | None:
+        """A flavor that this buyer has bought, of a device that has to become it first."""
+        now = self._clock()
+        for contract in self._store.book(flavor_id).contracts.values():
+            if belongs_to(contract, buyer) and is_live(contract, now) and agreement(contract):
+                made = ObjectMeta(
+                    name=flavor_id,
+                    namespace=contract.metadata.namespace,
+                    creation_timestamp=contract.metadata.creation_timestamp,
+                )
+                return read_flavor(Flavor(metadata=made, spec=contract.spec.flavor.spec))
+        return None
 
-    def _may(self, buyer: SpiffeId | None, flavor_id: str) -> May:
-        return self._store.may(buyer.trust_domain if buyer else None, flavor_id)
+    async def activate(self, contract: Contract, offer: Offer) -> None:
+        """A device is what was sold: from here on the contract is about the flavor as it is.
+
+        The reservation that promised the device ends; whoever changes this book holds its lock.
+        """
+        changed = self._notary.signed(reservations.activated(contract, offer))
+        await self._replace(contract, changed, members=("flavor",), without=AGREED)
+        if (transaction := self._store.transactions.get(contract.spec.transaction_id)) is not None:
+            await self._ledger.remove(self._store.transactions, transaction)
+
+    def lock(self, flavor_id: str, *, device: Key | None = None) -> asyncio.Lock:
+        """One decision at a time: whoever changes the books of a device's flavors holds this.
+
+        Args:
+            flavor_id: one of them.
+            device: its LeafDevice, where only the caller knows it.
+        """
+        return self._locks.setdefault(device or self._store.device_of(flavor_id) or flavor_id, asyncio.Lock())
+
+    def _find(self, flavor_id: str, buyer: SpiffeId | None, transaction: str) -> Listed | None:
+        """What is, or could be made for this buyer."""
+        viewer = buyer.trust_domain if buyer else None
+        listed = self._store.find(flavor_id)
+        return listed or self._repurposing.find(flavor_id, viewer=viewer, transaction=transaction)
+
+    def _offer(self, listed: Listed | None, *, but: str) -> Offer | None:
+        """To be sold, unless the device is promised to be something else."""
+        if listed is None or listed.offer is None or listed.leaf not in self._repurposing.promised(but=but):
+            return listed.offer if listed else None
+        return replace(listed.offer, spec=listed.offer.spec.model_copy(update={"availability": False}))
+
+    def _may(self, buyer: SpiffeId | None, listed: Listed | None) -> May:
+        return self._store.may(buyer.trust_domain if buyer else None, listed)
 
     def _seller(self) -> NodeIdentity:
         if self._store.identity is None:
@@ -275,15 +331,15 @@ class Sales:
                 assert_never(outcome)
 
     async def _replace(
-        self, contract: Contract, changed: Contract, *, members: tuple[str, ...] = ()
+        self, contract: Contract, changed: Contract, *, members: tuple[str, ...] = (), without: str | None = None
     ) -> Contract | None:
-        """Store members of the spec and the signature; None when the contract is gone."""
+        """Store members of the spec and the signature, and drop an annotation; None when the contract is gone."""
         spec, mark = changed.spec.dump(), changed.metadata.annotations.get(SIGNATURE)
         return await self._ledger.replace(
             self._store.contracts,
             contract,
             {key: spec[key] for key in members},
-            annotations={SIGNATURE: mark} if mark else None,
+            annotations={**({SIGNATURE: mark} if mark else {}), **({without: None} if without else {})},
         )
 
 

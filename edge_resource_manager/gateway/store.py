@@ -21,7 +21,7 @@ from edge_resource_manager.domain import flavors, wire
 from edge_resource_manager.domain.buyers import May
 from edge_resource_manager.domain.identity import parse_identity
 from edge_resource_manager.domain.publication import proven, why_withdrawn
-from edge_resource_manager.domain.reservations import Book, Offer, flavor_id_of
+from edge_resource_manager.domain.reservations import Book, agreement, flavor_id_of
 from edge_resource_manager.gateway.events import Hub
 from edge_resource_manager.gateway.measurements import Measurements
 from edge_resource_manager.gateway.offers import Listed, read_flavor
@@ -44,6 +44,9 @@ class Store:
         hub: takes the events.
         price: of flavors that are offered from LeafDevices.
         may: what a trust domain may do with a flavor.
+
+    Attributes:
+        leaves: LeafDevices, by namespace and name.
     """
 
     def __init__(self, hub: Hub, *, price: Price, may: Callable[[TrustDomain | None, Listed | None], May]) -> None:
@@ -51,7 +54,7 @@ class Store:
         self._may = may
         self._price = price
         self._offers: dict[str, dict[Slot, Listed]] = {}
-        self._leaves: dict[Key, LeafDevice] = {}
+        self.leaves: dict[Key, LeafDevice] = {}
         self._stand_ins: dict[Key, set[str]] = {}
         self._observed: dict[str, int] = {}
         self.measurements = Measurements(self._observe)
@@ -77,14 +80,19 @@ class Store:
         """Whether somebody may know of a flavor; of one that does not exist nobody does."""
         return self._may(viewer, listed) >= May.SEE
 
-    def may(self, buyer: TrustDomain | None, flavor_id: str) -> May:
+    def may(self, buyer: TrustDomain | None, listed: Listed | None) -> May:
         """What somebody may do with a flavor."""
-        return self._may(buyer, self.find(flavor_id))
+        return self._may(buyer, listed)
 
-    def offer(self, flavor_id: str) -> Offer | None:
-        """A sensor flavor to be sold."""
+    def device_of(self, flavor_id: str) -> Key | None:
+        """The LeafDevice of a flavor, also of one that it is going to have."""
         listed = self.find(flavor_id)
-        return listed.offer if listed else None
+        if listed is not None:
+            return listed.leaf
+        for item in self.book(flavor_id).entries:
+            if agreed := agreement(item):
+                return item.metadata.namespace or "", agreed.device
+        return None
 
     def book(self, flavor_id: str) -> Book:
         """Who has places of a flavor."""
@@ -92,7 +100,7 @@ class Store:
 
     def body(self, listed: Listed) -> dict[str, Any]:
         """A flavor's JSON. Its timestamp is when its device was last heard of, which no event tells of."""
-        leaf = self._leaves.get(listed.leaf) if listed.leaf else None
+        leaf = self.leaves.get(listed.leaf) if listed.leaf else None
         seen = leaf.status.last_seen_time if leaf and leaf.status else None
         return {**listed.body, "timestamp": seen} if seen else listed.body
 
@@ -100,7 +108,7 @@ class Store:
         """Objects by kind, for metrics."""
         return {
             "Flavor": len(self._offers),
-            "LeafDevice": len(self._leaves),
+            "LeafDevice": len(self.leaves),
             "Transaction": len(self.transactions),
             "Contract": len(self.contracts),
         }
@@ -124,9 +132,9 @@ class Store:
             except InvalidField as error:
                 log.warning("leaf device is ignored", key=change.key, error=str(error))
         if leaf is None:
-            self._leaves.pop(change.key, None)
+            self.leaves.pop(change.key, None)
         else:
-            self._leaves[change.key] = leaf
+            self.leaves[change.key] = leaf
         self._stand_in(change.key, leaf)
 
     def identity_seen(self, change: Change) -> None:
@@ -139,7 +147,7 @@ class Store:
                 log.warning("node identity is incomplete", error=str(error))
         if identity != self.identity:
             self.identity = identity
-            for key, leaf in self._leaves.items():
+            for key, leaf in self.leaves.items():
                 self._stand_in(key, leaf)
 
     def _stand_in(self, key: Key, leaf: LeafDevice | None) -> None:
@@ -196,8 +204,12 @@ class Store:
     def _why(self, before: Listed | None, after: Listed | None) -> str:
         if after is not None and not after.available:
             return "device is not available"
-        leaf = self._leaves.get(before.leaf) if before and before.leaf else None
+        leaf = self.leaves.get(before.leaf) if before and before.leaf else None
         return (leaf and why_withdrawn(leaf)) or "flavor is gone"
+
+    def tell_lost(self, flavor_id: str, *, why: str, viewer: TrustDomain | None) -> None:
+        """The event of a flavor that will not be what was promised."""
+        self._publish(flavor_id, wire.Withdraw(flavor_id=flavor_id, reason=why[:1024]).dump(), viewer=viewer)
 
     def _publish(self, flavor_id: str, event: dict[str, Any], *, viewer: TrustDomain | None) -> None:
         self._hub.publish(flavor_id, orjson.dumps(event) + b"\n", viewer=viewer)

@@ -1,0 +1,183 @@
+"""Sees to it that devices become what was bought: starts rollouts, turns contracts active, gives up, brings back.
+
+Every look decides anew from contracts and rollouts as they are; names follow from the transaction. So a gateway that is
+killed at any line does nothing twice and forgets nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from crds.annotations import BUYER_SPIFFE_ID
+from crds.conditions import parse_timestamp
+from crds.errors import EdgeError
+from crds.kube.client import AlreadyExists, Kube, NotFound
+from crds.kube.watch import Key, Put, key_of
+from crds.models.firmwarerollout import FirmwareRollout
+from crds.models.fluidos import Contract
+from crds.models.repurposing import AFTERWARDS, Agreed
+from edge_resource_manager.domain.repurposing import failure, is_over, rollout, runs
+from edge_resource_manager.domain.reservations import agreement, contract_name, flavor_id_of
+from edge_resource_manager.gateway import metrics
+from edge_resource_manager.gateway.ledger import MANAGER, Ledger
+from edge_resource_manager.gateway.records import is_ours
+from edge_resource_manager.gateway.repurposing import Repurposing
+from edge_resource_manager.gateway.sales import Sales
+from edge_resource_manager.gateway.store import Store
+from spire.domain.spiffe_id import SpiffeId
+
+log = structlog.get_logger(__name__)
+
+PERIOD_SECONDS = 0.5
+_FORWARD, _BACK = "repurpose-", "bring-back-"
+
+
+class Keeper:
+    """One look after the other, once the store is complete.
+
+    Args:
+        kube: where rollouts are.
+        store: what is offered and sold.
+        repurposing: what is in the making.
+        ledger: to end contracts.
+        sales: whose locks are held meanwhile.
+        clock: now, in UTC.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        store: Store,
+        *,
+        repurposing: Repurposing,
+        ledger: Ledger,
+        sales: Sales,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._kube = kube
+        self._store = store
+        self._repurposing = repurposing
+        self._ledger = ledger
+        self._sales = sales
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Until cancelled. What fails is looked at again the next time."""
+        while True:
+            await asyncio.sleep(PERIOD_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
+            await self.look()
+
+    async def look(self) -> None:
+        """One look at all contracts that are in the making, and at all rollouts that were made for one."""
+        for contract in tuple(self._store.contracts.agreed()):
+            try:
+                async with self._sales.lock(flavor_id_of(contract)):
+                    await self._advance(contract.metadata.name)
+            except EdgeError as error:
+                log.warning("will look again", contract=contract.metadata.name, error=str(error))
+        for key, made in tuple(self._repurposing.rollouts.items()):
+            if is_ours(made) and key[1].startswith(_FORWARD):
+                try:
+                    await self._tend(key, made)
+                except EdgeError as error:
+                    log.warning("will look again", rollout=key, error=str(error))
+
+    async def _advance(self, name: str) -> None:
+        """Bring a contract that is in the making one step further."""
+        contract = self._store.contracts.get(name)
+        agreed = agreement(contract) if contract else None
+        if contract is None or agreed is None:
+            return
+        listed = self._store.find(flavor_id_of(contract))
+        if listed is not None and listed.offer is not None and listed.available:
+            await self._sales.activate(contract, listed.offer)
+            metrics.REPURPOSED.labels("done").inc()
+            log.info("device is what was bought", device=agreed.device, contract=name)
+            return
+        key = (contract.metadata.namespace or "", _FORWARD + contract.spec.transaction_id)
+        made = self._repurposing.rollouts.get(key)
+        if (until := parse_timestamp(agreed.until or "")) is None or until <= self._clock():
+            await self._give_up(contract, agreed, why=f"the device was not what was bought within {agreed.seconds} s")
+        elif made is None:
+            wanted = rollout(
+                key[1],
+                namespace=key[0],
+                device=agreed.device,
+                firmware=agreed.firmware,
+                seconds=agreed.seconds,
+                afterwards=agreed.afterwards,
+            )
+            await self._begin(wanted, outcome="begun")
+        elif (why := failure(made)) is not None:
+            await self._give_up(contract, agreed, why=why)
+
+    async def _give_up(self, contract: Contract, agreed: Agreed, *, why: str) -> None:
+        """End a contract and its reservation; what became of its rollout is seen to when that is looked at."""
+        transaction = self._store.transactions.get(contract.spec.transaction_id)
+        if transaction is not None:
+            await self._ledger.remove(self._store.transactions, transaction)
+        await self._ledger.remove(self._store.contracts, contract)
+        buyer = contract.metadata.annotations.get(BUYER_SPIFFE_ID)
+        viewer = SpiffeId.parse(buyer).trust_domain if buyer else None
+        self._store.tell_lost(flavor_id_of(contract), why=why, viewer=viewer)
+        metrics.REPURPOSED.labels("given_up").inc()
+        log.warning("device did not become what was bought", device=agreed.device, why=why)
+
+    async def _tend(self, key: Key, made: FirmwareRollout) -> None:
+        """Stop what nobody waits for any more, and bring back what shall run when nobody reads the device."""
+        transaction = key[1].removeprefix(_FORWARD)
+        if self._store.contracts.get(contract_name(transaction)) is not None:
+            return
+        if not is_over(made):
+            if made.spec.desired == "Run":
+                await self._cancel(key)
+            return
+        (device,), firmware = made.spec.devices.names or ("",), made.metadata.annotations.get(AFTERWARDS)
+        back = (key[0], _BACK + transaction)
+        if firmware is None or back in self._repurposing.rollouts or not self._is_latest(key, made):
+            return
+        async with self._sales.lock("", device=(key[0], device)):
+            if (key[0], device) not in self._repurposing.used() and self._needs(key[0], device, firmware):
+                await self._begin(
+                    rollout(back[1], namespace=key[0], device=device, firmware=firmware), outcome="brought_back"
+                )
+
+    def _is_latest(self, key: Key, made: FirmwareRollout) -> bool:
+        """Of those that repurposed this device."""
+        others = (
+            (each.metadata.creation_timestamp or "", name)
+            for (namespace, name), each in self._repurposing.rollouts.items()
+            if is_ours(each)
+            and name.startswith(_FORWARD)
+            and namespace == key[0]
+            and each.spec.devices == made.spec.devices
+        )
+        return max(others) == (made.metadata.creation_timestamp or "", key[1])
+
+    def _needs(self, namespace: str, device: str, firmware: str) -> bool:
+        leaf = self._store.leaves.get((namespace, device))
+        found = next((each for each in self._repurposing.catalog.of(namespace) if each.metadata.name == firmware), None)
+        return leaf is not None and not runs(leaf, found)
+
+    async def _begin(self, wanted: FirmwareRollout, *, outcome: str) -> None:
+        try:
+            answer = await self._kube.create(wanted, manager=MANAGER)
+        except AlreadyExists:
+            return  # an earlier life of this process made it; the watch will tell
+        self._repurposing.rollout_seen(Put(key_of(answer), answer))
+        metrics.REPURPOSED.labels(outcome).inc()
+        log.info("rollout made", rollout=wanted.metadata.name, device=wanted.spec.devices.names)
+
+    async def _cancel(self, key: Key) -> None:
+        try:
+            await self._kube.patch(
+                FirmwareRollout, key[1], namespace=key[0], body={"spec": {"desired": "Cancel"}}, manager=MANAGER
+            )
+        except NotFound:
+            return
+        log.info("rollout cancelled: nobody waits for it any more", rollout=key)
