@@ -61,6 +61,8 @@ class FlashReport(Flash):
 
     rollout_uid: Annotated[str, Field(max_length=64, alias="rolloutUID")]
     attempt: Count
+    tried_time: Timestamp | None = None
+    """When the image was started last: evidence counts from then on, in another attempt too."""
     retryable: bool = False
     """Of one that failed: another attempt may do better."""
     time: Timestamp

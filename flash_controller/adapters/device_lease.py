@@ -120,6 +120,10 @@ class DeviceLease:
             except Retryable as error:
                 log.warning("report waits", lease=self._election.name, error=str(error))
 
+    def note(self, report: FlashReport) -> None:
+        """What the next renewal says."""
+        self._said = report
+
     async def hold(self) -> None:
         """Renew for ever. While the API server is away nobody can take the device: the work goes on.
 

@@ -16,6 +16,8 @@ from crds.models.trust import Trust
 from flash_controller.protocols.base import Capabilities, Installed
 from flash_controller.reasons import FlashReason
 
+RESTART: Final = timedelta(seconds=5)
+"""A device answers before it restarts."""
 MAX_TRIALS: Final = 2
 """An image that went back may have met a power cut; one that does so again did not work."""
 
@@ -50,7 +52,7 @@ class Seen:
 class Refusal:
     """Why the device shall not keep the image."""
 
-    reason: FlashReason
+    reason: str
     message: str
 
 
@@ -83,6 +85,11 @@ class Write:
 @dataclass(frozen=True, slots=True)
 class Try:
     """Start it, on trial where that can be."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitRestart:
+    """It was told to start the image, and has not begun yet: told twice, it would end the trial."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +135,7 @@ class Stuck:
     refusal: Refusal
 
 
-Step = Write | Try | AwaitEvidence | Refuse | Confirm | Revert | Kept | Back | Stuck
+Step = Write | Try | AwaitRestart | AwaitEvidence | Refuse | Confirm | Revert | Kept | Back | Stuck
 
 
 def next_step(wanted: Wanted, seen: Seen, course: Course, *, patience: timedelta, now: datetime) -> Step:
@@ -150,7 +157,9 @@ def next_step(wanted: Wanted, seen: Seen, course: Course, *, patience: timedelta
     pending = slot is not None and slot.pending
     if not seen.installed.settled and not pending and seen.can.reverts:
         return Revert()  # somebody else's trial: until it has ended, there is no room
-    if course.tried is not None and not pending:
+    if pending and course.tried is not None and now < course.tried + RESTART:
+        return AwaitRestart()
+    if course.trials and not pending:
         if not (seen.can.test_boots and slot is not None and course.trials < MAX_TRIALS):
             return Refuse(Refusal(FlashReason.NOT_STARTED, f"the device runs {_said(seen.installed)} again"))
         return Try()

@@ -1,0 +1,1 @@
+"""The process of one attempt: one device, one image, one report."""
