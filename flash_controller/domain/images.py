@@ -245,7 +245,8 @@ def _read_esp(data: bytes) -> Image:
         format=Format.ESP_IDF,
         measurement=digest.hex(),
         version=_text("version", version) or None,
-        security_counter=counter,
+        # 0 is what those have who do not use it.
+        security_counter=counter or None,
         application=_text("project", project) or None,
         chip=_ESP_CHIPS[chip],
         signed=data[-(-hash_end // _ESP_SECTOR) * _ESP_SECTOR :].startswith(_ESP_SIGNATURE_BLOCK),
