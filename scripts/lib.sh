@@ -118,6 +118,12 @@ ensure_registry() {
     switch_off docker-registry
 }
 
+# A real device for tests: Zephyr in QEMU.
+ensure_zephyr() {
+    command -v qemu-system-arm >/dev/null || apt_install "the emulator QEMU" qemu-system-arm
+    "$PYTHON" -m scripts.testbed.zephyr >/dev/null
+}
+
 # Kafka's testbed: its jars come with Maven and run on Java 17.
 ensure_kafka() {
     local missing=()

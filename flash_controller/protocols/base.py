@@ -1,8 +1,9 @@
 """What every update protocol offers the runner, and what it needs: a link that the edge agent leases.
 
 An `Updater` lives as long as its link. After `test_boot` or `revert` the device restarts: the runner then closes the
-link, leases the next one, makes another updater and asks `inspect` until the device answers. All that must outlive a
-restart is in the device, so a runner that was killed goes on the same way.
+link, leases the next one, makes another updater and asks `inspect` until the answer is another one: some devices go on
+answering for a moment before they restart. All that must outlive a restart is in the device, so a runner that was
+killed goes on the same way.
 """
 
 from __future__ import annotations
