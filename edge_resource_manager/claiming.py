@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -45,6 +45,7 @@ CLOSEST_LIMIT = 200
 MAX_LOST = 3
 """Lost bindings that a claim tells of until it has others."""
 _TOLD = {ClaimCondition.ACCEPTED, ClaimCondition.PROMISE_KEPT}
+_GOOD = {ClaimReason.BOUND, ClaimReason.BINDING_RELEASED, ClaimReason.REPURPOSING}
 MAX_STEPS = 600
 """More than any look needs: two for each of 256 bindings."""
 
@@ -192,7 +193,7 @@ class ClaimReconciler:
         )
         await look.observe(query)
         try:
-            await self._work_off(held, look, need)
+            await self._work_off(held, look, need, query)
         except Conflict:
             held.memory.unrecorded = {each.flavor: each for each in look.bindings if each.contract}
             raise
@@ -203,13 +204,20 @@ class ClaimReconciler:
         after = await self._claims.write(held, held.status.bindings, verdicts=verdicts)
         await self._tell(held, _transitions(held.status, after.status))
 
-    async def _work_off(self, held: HeldClaim, look: Look, need: Need) -> None:
-        """Decide and carry out until there is nothing left to do, then say how it stands."""
-        memory = held.memory
+    async def _work_off(self, held: HeldClaim, look: Look, need: Need, query: Sequence[tuple[str, str]]) -> None:
+        """Decide and carry out until there is nothing left to do, then say how it stands.
+
+        Only where something is lacking then, providers are asked what they could make.
+        """
+        memory, considered = held.memory, not need.repurpose_seconds
         for _ in range(MAX_STEPS):
             plan = decide(look.situation)
-            if plan.settled:
+            if plan.settled and (considered or not look.wants(plan)):
                 break
+            if plan.settled:
+                considered = True
+                await look.consider(query)
+                continue
             if look.intend(plan):
                 held = await self._claims.write(held, look.bindings)
             await look.carry_out(plan)
@@ -217,7 +225,7 @@ class ClaimReconciler:
             until = self._clock() + timedelta(seconds=seconds)
             memory.refused |= {which: (why, until) for which, why in refused.items()}
         lacking = look.lacks(plan)
-        near = await self._near(memory, need) if lacking else ()
+        near = await self._near(memory, need) if look.wants(plan) else ()
         memory.lost = (*memory.lost, *(note for _, note in look.told))[-MAX_LOST:] if lacking else ()
         outcome = verdicts(look.situation, plan, near=near, lost=memory.lost)
         after = await self._claims.write(held, look.bindings, verdicts=outcome, bound=plan.bound)
@@ -259,7 +267,8 @@ class ClaimReconciler:
 
     def _next_look(self, bindings: tuple[Binding, ...]) -> float:
         now = self._clock()
-        renewals = (parse_timestamp(binding.renewal_time or "") for binding in bindings)
+        ends = (binding.repurposing.until if binding.repurposing else binding.renewal_time for binding in bindings)
+        renewals = (parse_timestamp(end or "") for end in ends)
         due = min(((moment - now).total_seconds() for moment in renewals if moment), default=self._settings.look)
         regular = self._settings.look * random.uniform(0.75, 1.25)  # noqa: S311 - jitter, not a secret
         return max(min(regular, due), 0.5)
@@ -293,7 +302,7 @@ class ClaimReconciler:
             await emit(
                 self._kube,
                 SensorClaim(metadata=held.meta, spec=held.spec),
-                kind="Normal" if reason in {ClaimReason.BOUND, ClaimReason.BINDING_RELEASED} else "Warning",
+                kind="Normal" if reason in _GOOD else "Warning",
                 reason=reason,
                 action="Bind",
                 note=note,

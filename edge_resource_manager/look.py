@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping, Sequence
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Literal, TypeVar
 
+from crds.conditions import timestamp
 from crds.errors import InvalidField
-from crds.models.sensorclaim import Binding
+from crds.models.sensorclaim import Binding, Repurposing
 from edge_resource_manager.adapters.rear_client import (
     NotThere,
     ProviderRefused,
@@ -107,6 +109,10 @@ class Look:
         """Whether people want to know what came closest."""
         return plan.bound < (1 if self._count == "All" else self._count)
 
+    def wants(self, plan: Plan) -> bool:
+        """Whether more is lacking than is on its way."""
+        return plan.bound + len(plan.making) < (1 if self._count == "All" else self._count)
+
     async def observe(self, query: Sequence[tuple[str, str]]) -> None:
         """Ask all providers, and how every binding stands."""
         self._answers = await self._providers.ask(query)
@@ -119,12 +125,18 @@ class Look:
         for binding, standing in zip(bindings, standings, strict=True):
             if isinstance(standing, Offered):
                 self._bindings[binding.flavor] = heard(
-                    _described(binding, standing.candidate),
+                    self._described(binding, standing.candidate),
                     standing.measured,
                     limit=self._need.limits.latency_microseconds,
                     windows=self._windows,
                     now=self._clock(),
                 )
+
+    async def consider(self, query: Sequence[tuple[str, str]]) -> None:
+        """Ask all providers what they could make, too."""
+        potential = await self._providers.ask(query, how=RearProvider.potential)
+        made = tuple(each for each in potential.candidates if each.view.repurpose_seconds is not None)
+        self._answers = replace(self._answers, candidates=(*self._answers.candidates, *made))
 
     def intend(self, plan: Plan) -> bool:
         """Note down what a plan is going to buy; whether that is anything new."""
@@ -138,13 +150,15 @@ class Look:
                 contract="",
                 transaction="",
             )
-            self._bindings[candidate.flavor] = _described(intent, candidate)
+            self._bindings[candidate.flavor] = self._described(intent, candidate)
         return bool(new)
 
     async def carry_out(self, plan: Plan) -> None:
         """Do what a plan says, all at once, and note what came of it."""
         for binding, why in plan.forget:
             self._bindings.pop(binding.flavor, None)
+            if binding.repurposing:
+                self.breached[binding.flavor, binding.provider] = why
             self.told.append((ClaimReason.BINDING_LOST, f"{binding.flavor} of {binding.provider}: {why}"))
         await _bounded(
             (
@@ -219,6 +233,9 @@ class Look:
         match outcome:
             case Bought(binding):
                 self._bindings[candidate.flavor] = binding
+                if binding.repurposing and not resumed:
+                    note = f"a device of {binding.provider} is being made into {binding.flavor}"
+                    self.told.append((ClaimReason.REPURPOSING, note))
             case NotBought(why, held):
                 self._refused[which] = self.new_refusals[which] = why
                 if not held:
@@ -244,23 +261,29 @@ class Look:
                 self._unreleased[binding.flavor] = str(error)
                 return
         del self._bindings[binding.flavor]
-        if is_broken(binding, limit=self._need.limits.latency_microseconds, windows=self._windows):
+        limit = self._need.limits.latency_microseconds
+        if binding.repurposing or is_broken(binding, limit=limit, windows=self._windows):
             self.breached[binding.flavor, binding.provider] = why
         if binding.contract:
             self.told.append((ClaimReason.BINDING_RELEASED, f"{binding.flavor} of {binding.provider}: {why}"))
 
-
-def _described(binding: Binding, candidate: Candidate) -> Binding:
-    """What its provider says of the sensor now; that a device was attested anew changes no contract."""
-    view = candidate.view
-    return binding.model_copy(
-        update={
-            "sensor_model": view.sensor.model,
-            "latency_microseconds": view.sensor.latency_microseconds,
-            "spiffe_id": view.trust.spiffe_id if view.trust else None,
-            "tier": view.trust.tier if view.trust else "None",
-        }
-    )
+    def _described(self, binding: Binding, candidate: Candidate) -> Binding:
+        """What its provider says of the sensor now; that a device was attested anew changes no contract."""
+        view, repurposing = candidate.view, None
+        if view.repurpose_seconds is not None:
+            until = self._clock() + timedelta(seconds=self._need.repurpose_seconds)
+            repurposing = binding.repurposing or Repurposing(
+                expected_seconds=view.repurpose_seconds, until=timestamp(until)
+            )
+        return binding.model_copy(
+            update={
+                "sensor_model": view.sensor.model,
+                "latency_microseconds": view.sensor.latency_microseconds,
+                "spiffe_id": view.trust.spiffe_id if view.trust else None,
+                "tier": view.trust.tier if view.trust else "None",
+                "repurposing": repurposing,
+            }
+        )
 
 
 async def _bounded(work: Iterable[Callable[[], Awaitable[T]]]) -> list[T]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -26,6 +26,7 @@ from edge_resource_manager.adapters.rear_client import (
     Listing,
     ProviderRefused,
     ProviderSilent,
+    Query,
     RearProvider,
     SomebodyElse,
 )
@@ -170,10 +171,17 @@ class Providers:
         silence = self._silences.setdefault(name, _Silence(since=now, tried=now))
         return now - silence.since >= self._grace
 
-    async def ask(self, query: Sequence[tuple[str, str]]) -> Answers:
-        """Ask all for their sensors: takes as long as the slowest answer, and one time limit when one falls silent."""
+    async def ask(
+        self, query: Query, *, how: Callable[[RearProvider, Query], Awaitable[Listing]] = RearProvider.sensors
+    ) -> Answers:
+        """Ask all for their sensors: takes as long as the slowest answer, and one time limit when one falls silent.
+
+        Args:
+            query: filters.
+            how: for what there is, or for what could be made.
+        """
         places = self._places()
-        answers = await asyncio.gather(*(self._ask(name, place, query) for name, place in places.items()))
+        answers = await asyncio.gather(*(self._ask(name, place, query, how) for name, place in places.items()))
         silent: dict[str, str] = {}
         candidates: list[Candidate] = []
         for name, answer in zip(places, answers, strict=True):
@@ -205,7 +213,9 @@ class Providers:
                 await self._session.close()
                 self._session = None
 
-    async def _ask(self, name: str, place: _Place, query: Sequence[tuple[str, str]]) -> list[Candidate] | str:
+    async def _ask(
+        self, name: str, place: _Place, query: Query, how: Callable[[RearProvider, Query], Awaitable[Listing]]
+    ) -> list[Candidate] | str:
         """Its candidates, or why there are none to be had."""
         silence, now = self._silences.get(name), self._clock()
         if silence is not None and now - silence.tried < self._retry:
@@ -216,12 +226,12 @@ class Providers:
             async with asyncio.timeout(self._seconds):
                 provider = self._at(place)
                 try:
-                    listing = await provider.sensors(query)
+                    listing = await how(provider, query)
                 except ProviderRefused:
                     if not query:
                         raise
                     # It does not know a filter: then we filter ourselves.
-                    listing = await provider.sensors(())
+                    listing = await how(provider, ())
         except (ProviderSilent, ProviderRefused) as error:
             return self._fell_silent(name, str(error))
         except TimeoutError:

@@ -48,6 +48,7 @@ class Order:
             filter=spec.filter,
             delivery=spec.delivery,
             retention=spec.retention,
+            repurpose=spec.repurpose,
         )
         return cls(buyer=buyer, configuration=configuration)
 

@@ -58,6 +58,7 @@ class ClaimReason(StrEnum):
     PROVIDERS_SILENT = "ProvidersSilent"
     NO_MATCH = "NoMatch"
     REFUSED = "Refused"
+    REPURPOSING = "Repurposing"
     PARTLY_BOUND = "PartlyBound"
     BOUND = "Bound"
     READY = "Ready"

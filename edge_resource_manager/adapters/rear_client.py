@@ -33,6 +33,7 @@ SILENCE_SECONDS = 25.0
 
 _ADDRESS = re.compile(r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9a-fA-F:.]{2,45}\]):(?P<port>[0-9]{1,5})", re.ASCII)
 
+Query = Sequence[tuple[str, str]]
 M = TypeVar("M", bound=BaseModel)
 
 
@@ -101,18 +102,16 @@ class RearProvider:
         self.seller = seller
         self._seconds = seconds
 
-    async def sensors(self, query: Sequence[tuple[str, str]]) -> Listing:
+    async def sensors(self, query: Query) -> Listing:
         """GET /flavors/sensors; 204 and 404 are providers that have no sensors."""
+        return await self._list("/flavors/sensors", query)
+
+    async def potential(self, query: Query) -> Listing:
+        """GET /flavors/sensors/potential: what could be made; most providers do not know of such a thing."""
         try:
-            body = await self._send("GET", "/flavors/sensors", query=query, limit=MAX_LIST_BYTES)
-        except NotThere:
+            return await self._list("/flavors/sensors/potential", query)
+        except ProviderRefused:
             return Listing(())
-        if not body:
-            return Listing(())
-        try:
-            return Listing(*wire.parse_flavors(body))
-        except InvalidField as error:
-            raise ProviderSilent(f"unreadable list of flavors: {error}") from error
 
     async def sensor(self, flavor: str) -> wire.Flavor | None:
         """GET /flavors/sensors/{flavor}."""
@@ -179,6 +178,18 @@ class RearProvider:
             raise ProviderSilent(f"unreadable event: {error}") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ProviderSilent(f"event stream cut: {self._session.told(error)}") from error
+
+    async def _list(self, path: str, query: Query) -> Listing:
+        try:
+            body = await self._send("GET", path, query=query, limit=MAX_LIST_BYTES)
+        except NotThere:
+            return Listing(())
+        if not body:
+            return Listing(())
+        try:
+            return Listing(*wire.parse_flavors(body))
+        except InvalidField as error:
+            raise ProviderSilent(f"unreadable list of flavors: {error}") from error
 
     async def _signed(self, method: str, path: str, *, body: BaseModel) -> wire.Contract:
         answer = await self._send(method, path, body=body)

@@ -18,7 +18,7 @@ from typing import Literal, assert_never
 from crds.conditions import parse_timestamp
 from crds.models.measured import Measured
 from crds.models.sensorclaim import MAX_BINDINGS, Binding
-from edge_resource_manager.domain.matching import Candidate, Fails, Fits, Need, judge, printable
+from edge_resource_manager.domain.matching import Candidate, Fails, Fits, Miss, Need, judge, printable
 from edge_resource_manager.domain.promises import Windows, breach, has_handed_over, is_broken
 from edge_resource_manager.domain.ranking import rank
 
@@ -128,9 +128,14 @@ class Plan:
         return not (self.forget or self.reserve or self.configure or self.release)
 
     @property
+    def making(self) -> tuple[Binding, ...]:
+        """Those of `kept` whose device is not yet what was bought."""
+        return tuple(binding for binding in self.kept if binding.repurposing)
+
+    @property
     def bound(self) -> int:
-        """Flavors whose contract stays."""
-        return len(self.kept) + len(self.spare)
+        """Flavors that deliver, and whose contract stays."""
+        return len(self.kept) - len(self.making) + len(self.spare)
 
 
 def decide(situation: Situation) -> Plan:
@@ -197,7 +202,7 @@ def _sort(situation: Situation) -> _Sorted:
             case Silent():
                 silent.append(binding)
             case Offered(candidate):
-                outcome = judge(situation.need.once_bound if binding.contract else situation.need, candidate)
+                outcome = _judge(binding, candidate, situation)
                 if isinstance(outcome, Fails):
                     _place_failing(found, binding, candidate, outcome, situation=situation)
                 elif (worse := intolerable(binding, situation)) is not None:
@@ -214,6 +219,13 @@ def _sort(situation: Situation) -> _Sorted:
     found.good += [binding for binding in silent if binding.contract]
     found.spare = [*broken, *found.spare, *lost]
     return found
+
+
+def _judge(binding: Binding, candidate: Candidate, situation: Situation) -> Fits | Fails:
+    making = binding.repurposing
+    if making and _passed(making.until, now=situation.now):
+        return Fails((Miss(field="repurposing", asked=f"done by {making.until}", has="not done"),))
+    return judge(situation.need.once_bound if binding.contract else situation.need, candidate)
 
 
 def _place_failing(

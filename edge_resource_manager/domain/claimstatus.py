@@ -26,7 +26,7 @@ def verdicts(
         lost: what became of bindings, until there are others.
     """
     accepted = Verdict(type=ClaimCondition.ACCEPTED, status="True", reason=ClaimReason.ACCEPTED)
-    waiting = _waiting(situation, near=near)
+    waiting = _making(plan) or _waiting(situation, near=near)
     promise = kept_promises(
         (*plan.kept, *(binding for binding, _ in plan.spare)),
         limit=situation.need.limits.latency_microseconds,
@@ -86,6 +86,16 @@ def _refusals(situation: Situation) -> list[str]:
     ]
 
 
+def _making(plan: Plan) -> list[str]:
+    """What is on its way."""
+    return [
+        f"a device of {binding.provider} is being made into {binding.flavor}, "
+        f"expected within {binding.repurposing.expected_seconds} s, given up at {binding.repurposing.until}"
+        for binding in plan.making[:SHOWN]
+        if binding.repurposing
+    ]
+
+
 def _waiting(situation: Situation, *, near: Sequence[tuple[Candidate, Fails]]) -> list[str]:
     """What stands between the claim and (more) flavors."""
     if situation.providers == 0:
@@ -104,6 +114,8 @@ def _waiting(situation: Situation, *, near: Sequence[tuple[Candidate, Fails]]) -
 
 
 def _unbound(situation: Situation, plan: Plan, *, waiting: bool) -> ClaimReason:
+    if plan.making:
+        return ClaimReason.REPURPOSING
     if plan.bound:
         return ClaimReason.PARTLY_BOUND
     if situation.providers == 0:

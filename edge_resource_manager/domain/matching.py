@@ -128,6 +128,8 @@ class Need:
     integrity: Integrity
     latency_basis: LatencyBasis
     on_breach: OnBreach
+    repurpose_seconds: int = 0
+    """How long it may take to make a device into what is asked; 0 where none may be."""
 
     @property
     def once_bound(self) -> Need:
@@ -147,6 +149,7 @@ class Need:
         if sensor.unit is not None:
             parse_unit(sensor.unit, field="spec.sensor.unit", sensor_type=sensor.type or "")
         selector = None if spec.selector is None else compile_selector(spec.selector, field="spec.selector")
+        repurpose = spec.repurpose if spec.repurpose and spec.repurpose.mode == "Allow" else None
         minimum: Tier = "None" if insecure else spec.minimum_tier
         return cls(
             sensor=sensor,
@@ -156,6 +159,7 @@ class Need:
             integrity=spec.integrity,
             latency_basis=spec.latency_basis,
             on_breach=spec.on_breach,
+            repurpose_seconds=repurpose.max_seconds if repurpose else 0,
         )
 
 
@@ -169,6 +173,7 @@ def judge(need: Need, candidate: Candidate) -> Fits | Fails:
         *_trust(need, candidate.view),
         *_integrity(need, candidate.view),
         *_availability(candidate),
+        *_repurposing(need, candidate.view),
     )
     if misses:
         return Fails(misses)
@@ -316,6 +321,12 @@ def _availability(candidate: Candidate) -> Iterator[Miss]:
     if not candidate.available:
         # Distance 0: of all that does not fit, what will fit as soon as its device is back is the closest.
         yield Miss(field="availability", asked="available", has="not available", distance=Fraction(0))
+
+
+def _repurposing(need: Need, view: FlavorView) -> Iterator[Miss]:
+    if view.repurpose_seconds is not None and view.repurpose_seconds > need.repurpose_seconds:
+        allowed = f"at most {need.repurpose_seconds} s" if need.repurpose_seconds else "no repurposing"
+        yield Miss(field="repurposing", asked=allowed, has=f"{view.repurpose_seconds} s")
 
 
 def _measured(asked: str | None, view: FlavorView) -> Measurement | None:
