@@ -16,11 +16,12 @@ from typing import Any
 
 import yaml
 
-from crds.models import kubeedge, kubeedge_rules, kubeedge_v1alpha2
+from crds.models import akri, kubeedge, kubeedge_rules, kubeedge_v1alpha2
 from crds.models.base import Column, Crd, Resource
 from crds.models.dataroute import DataRoute
 from crds.models.firmware import Firmware
 from crds.models.firmwarerollout import FirmwareRollout
+from crds.models.flashjob import FlashJob
 from crds.models.fluidos import Contract, Flavor, KnownCluster, Transaction
 from crds.models.leafdevice import LeafDevice
 from crds.models.sensorclaim import SensorClaim
@@ -43,6 +44,9 @@ KINDS: Mapping[str, tuple[Versions, ...]] = {
         (kubeedge.DeviceStatus,),
     ),
     "kubeedge-v1alpha2": ((kubeedge_v1alpha2.Device,), (kubeedge_v1alpha2.DeviceModel,)),
+    "nubificus": ((FlashJob,),),
+    # Instead of Akri's own CRDs: the same, and `spec.firmwareJobSpec` is kept.
+    "akri": ((akri.Configuration,), (akri.Instance,)),
     "kubeedge-rules": ((kubeedge_rules.Rule,), (kubeedge_rules.RuleEndpoint,)),
 }
 

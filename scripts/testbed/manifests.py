@@ -19,6 +19,6 @@ def install(cluster: Cluster, *, kubeedge: Literal["v1alpha2", "v1beta1"] = "v1b
         cluster: Where.
         kubeedge: Which of the two shapes of KubeEdge's devices, which exclude each other, the cluster has.
     """
-    kinds = ("ours", "fluidos", f"kubeedge-{kubeedge}", "kubeedge-rules")
+    kinds = ("ours", "fluidos", f"kubeedge-{kubeedge}", "kubeedge-rules", "nubificus", "akri")
     folders = [*(KINDS / each for each in kinds), ACCOUNTS, POLICIES]
     cluster.apply([document for folder in folders for document in load(folder)])

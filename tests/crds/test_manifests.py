@@ -134,7 +134,7 @@ def stored(cluster: Cluster, versions: Versions) -> dict[str, Any]:
 
 
 @pytest.mark.control_plane
-@pytest.mark.parametrize("folder", ["ours", "fluidos", "kubeedge-v1beta1"])
+@pytest.mark.parametrize("folder", ["ours", "fluidos", "kubeedge-v1beta1", "nubificus", "akri"])
 def test_the_api_server_keeps_every_word_of_the_schemas(cluster: Cluster, folder: str) -> None:
     for versions in KINDS[folder]:
         wanted, kept = manifest(versions), stored(cluster, versions)

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
-import orjson
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from flash_controller.domain.manifests import (
-    ARTIFACT,
-    CONFIG,
-    INDEX,
-    LAYER,
-    MANIFEST,
-    OS,
-    Descriptor,
-    Index,
-    Manifest,
-    Platform,
-    describe,
-    digest_of,
-    serialized,
-)
-from flash_controller.domain.packages import SENSORS, Facts
-from flash_controller.domain.signatures import ARTIFACT as SIGNATURE
-from flash_controller.domain.signatures import Signature
+from crds.models.firmware import FirmwareSensor
+from crds.models.leafdevice import Measurement
+from flash_controller.domain.composition import Built, compose
+from flash_controller.domain.recipe import BoardRecipe, Recipe
 from flash_controller.oci.registry import Registry
+from flash_controller.packaging import publish as publishing
 
-SENSOR: Mapping[str, Any] = {
-    "uid": "1",
-    "model": "hts221",
-    "measurements": [{"type": "Humidity", "unit": "%"}],
-    "topic": "device/{device}/{sensor}",
-}
+SENSOR: Final = FirmwareSensor(
+    uid="1", model="hts221", measurements=(Measurement(type="Humidity", unit="%"),), topic="device/{device}/{sensor}"
+)
 
 
 @dataclass
@@ -54,10 +38,14 @@ class Key:
         return {"name": self.name, "publicKey": self.pem(), "applications": list(applications) or ["*"]}
 
 
-def facts(version: str, board: str) -> Facts:
-    """Of one board's image."""
-    measurement = digest_of(f"{version} {board}".encode()).removeprefix("sha256:")
-    return Facts(application="thermo", version=version, security_counter=3, measurement=measurement)
+def image(version: str, board: str) -> bytes:
+    """An image with no header that anybody knows."""
+    return f"{version} for {board}".encode() * 100
+
+
+def measurement(version: str, board: str) -> str:
+    """What its boot layer makes of it."""
+    return hashlib.sha512(image(version, board)).hexdigest()
 
 
 async def publish(
@@ -69,33 +57,17 @@ async def publish(
     sign: Key | None = None,
 ) -> str:
     """Push an index, under these tags or else its version; its digest."""
-    async with Registry(repository, plain_http=True) as registry:
-        entries = []
-        for board in boards:
-            image = f"{version} for {board}".encode() * 100
-            platform = Platform(os=OS, architecture=board)
-            config = orjson.dumps({"os": OS, "architecture": board})
-            manifest = Manifest(config=describe(config, CONFIG), layers=(describe(image, LAYER),))
-            data = serialized(manifest)
-            await registry.put_blob(image)
-            await registry.put_blob(config)
-            await registry.put_manifest(data, media_type=MANIFEST)
-            said = {"platform": platform, "annotations": facts(version, board).annotations()}
-            entries.append(describe(data, MANIFEST).model_copy(update=said))
-        whole = Facts(application="thermo", version=version, security_counter=3).annotations()
-        whole |= {SENSORS: orjson.dumps([SENSOR]).decode()}
-        data = serialized(Index(artifact_type=ARTIFACT, manifests=tuple(entries), annotations=whole))
-        for tag in tags or (version,):
-            await registry.put_manifest(data, media_type=INDEX, tag=tag)
-        if sign is not None:
-            await _sign(registry, repository, describe(data, INDEX), sign)
-    return digest_of(data)
-
-
-async def _sign(registry: Registry, repository: str, subject: Descriptor, key: Key) -> None:
-    signature = Signature.make(repository=repository, digest=subject.digest, key=key.private)
-    config = b"{}"
-    manifest = Manifest(
-        artifact_type=SIGNATURE, config=describe(config, CONFIG), layers=(signature.layer(),), subject=subject
+    recipe = Recipe(
+        application="thermo",
+        version=version,
+        security_counter=3,
+        boards={board: BoardRecipe(image="image.bin") for board in boards},
+        sensors=(SENSOR,),
     )
-    await registry.attach(manifest, (config, signature.payload))
+    layout = compose(recipe, {board: Built("image.bin", image(version, board)) for board in boards})
+    digest = layout.index.digest
+    async with Registry(repository, plain_http=True) as registry:
+        await publishing.push(registry, layout, tags=tuple(tags) or (version,))
+        if sign is not None:
+            await publishing.sign(registry, repository=repository, digest=digest, key=sign.private)
+    return digest

@@ -22,7 +22,7 @@ from crds.models.firmware_policy import CONFIG_MAP, KEY
 from flash_controller.catalog import Catalog
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.registry import Registry
-from tests.flash_controller.catalog.publishing import Key, facts, publish
+from tests.flash_controller.catalog.publishing import Key, image, measurement, publish
 
 pytestmark = pytest.mark.control_plane
 
@@ -118,9 +118,9 @@ async def test_a_signed_index_is_read_into_the_status(shelf: Shelf) -> None:
     assert (status.digest, status.resolved_tag, status.signed_by) == (digest, "1.2.3", "build")
     assert (status.application, status.version, status.security_counter) == ("thermo", "1.2.3", 3)
     assert status.board_names == "nrf52840dk, esp32s3"
-    image = status.boards[1]
-    assert (image.board, image.size_bytes) == ("esp32s3", len(b"1.2.3 for esp32s3" * 100))
-    assert image.measurement == facts("1.2.3", "esp32s3").measurement
+    board = status.boards[1]
+    assert (board.board, board.size_bytes) == ("esp32s3", len(image("1.2.3", "esp32s3")))
+    assert (board.format, board.measurement) == ("Binary", measurement("1.2.3", "esp32s3"))
     assert [(sensor.uid, sensor.topic) for sensor in status.sensors] == [("1", "device/{device}/{sensor}")]
 
 
