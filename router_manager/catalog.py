@@ -18,7 +18,7 @@ from crds.models.base import OwnerReference
 from crds.models.dataroute import ResolvedSource
 from crds.models.fluidos import Flavor
 from crds.models.leafdevice import LeafDevice
-from router_manager.domain.routes import Offered, offered, offered_without_flavor
+from router_manager.domain.routes import Offered, is_flashed, offered, offered_without_flavor
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +32,7 @@ class Catalog:
         self._flavors: dict[str, dict[str, Offered]] = defaultdict(dict)
         self._leaves: dict[str, dict[str, Offered]] = defaultdict(dict)
         self._names_of: dict[Key, Names] = {}  # by LeafDevice
+        self._flashed: defaultdict[str, set[str]] = defaultdict(set)
         # Of this life. Names come back, so these grow to what a site has ever had and no further.
         self._seen_flavors: set[Key] = set()
         self._seen_leaves: set[Key] = set()
@@ -43,6 +44,10 @@ class Catalog:
     def owners(self, namespace: str) -> dict[str, OwnerReference]:
         """What owns that which is made for a flavor, by its name."""
         return {name: one.owner for name, one in self.of(namespace).items()}
+
+    def flashed(self, namespace: str) -> Names:
+        """LeafDevices into which firmware is being written."""
+        return frozenset(self._flashed[namespace])
 
     def is_sure_of(self, source: ResolvedSource, *, namespace: str) -> bool:
         """Whether a source that is not in the catalog is gone: a life that has just begun has not seen all."""
@@ -66,13 +71,15 @@ class Catalog:
 
     def leaf_seen(self, change: Change) -> Names:
         """A LeafDevice appeared, changed or went; the same."""
-        namespace = change.key[0]
+        namespace, device = change.key
         self._seen_leaves.add(change.key)
-        known, now = self._leaves[namespace], {}
+        known, now, flashed = self._leaves[namespace], {}, False
         match change:
             case Put(key, obj):
                 try:
-                    now = {each.name: each for each in offered_without_flavor(LeafDevice.parse(obj))}
+                    leaf = LeafDevice.parse(obj)
+                    now = {each.name: each for each in offered_without_flavor(leaf)}
+                    flashed = is_flashed(leaf)
                 except InvalidField as error:
                     REFUSED_OBJECTS.labels("LeafDevice").inc()
                     log.warning("LeafDevice not readable", leaf="/".join(key), error=str(error))
@@ -84,6 +91,9 @@ class Catalog:
             _set(known, name, now.get(name))
         if now:
             self._names_of[change.key] = frozenset(now)
+        if flashed != (device in self._flashed[namespace]):
+            self._flashed[namespace] ^= {device}
+            changed |= {name for name, one in self.of(namespace).items() if one.device == device}
         return changed
 
 

@@ -27,6 +27,7 @@ class Reason(StrEnum):
     DELIVERING = "Delivering"
     DISTURBED = "Disturbed"
     READY = "Ready"
+    FLASHING = "Flashing"
     SUSPENDED = "Suspended"
     NOT_ACCEPTED = "NotAccepted"
     CONTRACT_UNUSABLE = "ContractUnusable"

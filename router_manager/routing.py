@@ -22,7 +22,7 @@ from crds.models.leafdevice import LeafDevice
 from crds.models.retention import Retention
 from router_manager.catalog import Catalog, Names
 from router_manager.domain.measuring import delivering, together
-from router_manager.domain.routes import NotRouted, concerns, forwarded, resolve, route_of
+from router_manager.domain.routes import NotRouted, concerns, drained, forwarded, resolve, route_of
 from router_manager.kubeedge.bridge import Bridge
 from router_manager.reasons import Reason
 
@@ -156,6 +156,7 @@ class Routing:
         )
         if self.bridge is not None and route.spec.engine == "KubeEdge" and resolution.sources:
             resolution = forwarded(resolution, self.bridge.verdict(resolution.sources, namespace=key[0]))
+        resolution = drained(resolution, self._catalog.flashed(key[0]))
         status = DataRouteStatus(
             observed_generation=route.metadata.generation,
             conditions=stamp(

@@ -33,7 +33,7 @@ from spire.domain.spiffe_id import SpiffeId
 
 log = structlog.get_logger(__name__)
 
-PERIOD_SECONDS = 0.5
+PERIOD_SECONDS = 0.25
 _FORWARD, _BACK = "repurpose-", "bring-back-"
 
 

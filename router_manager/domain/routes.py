@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from cryptography import x509
@@ -16,8 +16,10 @@ from crds.models.base import ObjectMeta, OwnerReference
 from crds.models.configuration import parse_configuration
 from crds.models.dataroute import DataRoute, DataRouteSpec, Engine, ResolvedSource, RouteSource
 from crds.models.delivery import Endpoint
+from crds.models.flash_report import FLASHING
 from crds.models.fluidos import Contract, Flavor
 from crds.models.leafdevice import LeafDevice
+from crds.models.repurposing import AGREED
 from crds.models.retention import Retention, bounded
 from crds.predicate import compile_predicate
 from crds.selector import Matched, attributes, compile_selector, device
@@ -35,7 +37,7 @@ _MAX_UNIT = 128
 
 @dataclass(frozen=True, slots=True)
 class NotRouted:
-    """A contract from which no route is made: not about a sensor, or not readable."""
+    """A contract from which no route is made: not about a sensor, of a device that is not one yet, or not readable."""
 
     why: str | None
 
@@ -54,7 +56,7 @@ def route_of(
         patience: readings wait no longer than that for a buyer's endpoint, whatever it asks; None is for ever.
     """
     configuration = contract.spec.configuration
-    if contract.spec.flavor.spec.flavor_type.type_identifier != "Sensor":
+    if contract.spec.flavor.spec.flavor_type.type_identifier != "Sensor" or AGREED in contract.metadata.annotations:
         return NotRouted(why=None)
     if configuration is None or configuration.type != "Sensor":
         return NotRouted(why="spec.configuration: a contract about a sensor needs one of type Sensor")
@@ -154,6 +156,12 @@ def offered_without_flavor(leaf: LeafDevice) -> list[Offered]:
     ]
 
 
+def is_flashed(leaf: LeafDevice) -> bool:
+    """Whether firmware is being written into a device."""
+    conditions = leaf.status.conditions if leaf.status else ()
+    return any((each.type, each.status) == (FLASHING, "True") for each in conditions)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolution:
     """Status of a DataRoute."""
@@ -232,6 +240,18 @@ def forwarded(resolution: Resolution, verdict: Verdict) -> Resolution:
         not_ready = _not_ready(Reason(verdict.reason), verdict.message)
         verdicts = tuple(not_ready if one.type == "Ready" else one for one in verdicts)
     return Resolution(sources=resolution.sources, verdicts=(*verdicts, verdict))
+
+
+def drained(resolution: Resolution, flashed: Set[str]) -> Resolution:
+    """With devices that are being flashed: nothing comes of them, and what came before is still delivered.
+
+    They stay sources, so that the relay keeps how far it came with them.
+    """
+    silent = sorted({source.device for source in resolution.sources} & flashed)
+    if not silent:
+        return resolution
+    not_ready = _not_ready(Reason.FLASHING, f"firmware is being written into {', '.join(silent[:10])}")
+    return replace(resolution, verdicts=tuple(not_ready if one.type == "Ready" else one for one in resolution.verdicts))
 
 
 def concerns(route: DataRoute, flavors: Set[str]) -> bool:
