@@ -24,7 +24,7 @@ ERASE_SECONDS: Final = 10.0
 FLASH_SECONDS: Final = 30.0
 CONSOLE_SECONDS: Final = 5.0
 TAKEN: Final = b"\x01"
-_VERSION: Final = re.compile(rb"([\w-]+)_([\w-]+)_(\d+\.\d+\.\d+)")
+_VERSION: Final = re.compile(rb"([^\W_]+)_([\w-]+)_(\d+\.\d+\.\d+)")
 _REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
@@ -33,13 +33,11 @@ class BlueST:
 
     Args:
         link: its characteristic.
-        chunk_seconds: between chunks.
     """
 
-    def __init__(self, link: Link, *, chunk_seconds: float = CHUNK_SECONDS) -> None:
+    def __init__(self, link: Link) -> None:
         self.capabilities = Capabilities()
         self._link = link
-        self._chunk_seconds = chunk_seconds
 
     async def inspect(self) -> Installed:
         """What the console's `versionFw` says: MCU, firmware and version."""
@@ -61,7 +59,7 @@ class BlueST:
         for start in range(0, len(image), CHUNK):
             await self._link.send(image[start : start + CHUNK])
             progress(min(start + CHUNK, len(image)), len(image))
-            await asyncio.sleep(self._chunk_seconds)
+            await asyncio.sleep(CHUNK_SECONDS)
         async with limit(FLASH_SECONDS, "the board did not acknowledge the image"):
             await self._expect(TAKEN)
 
