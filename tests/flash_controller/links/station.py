@@ -47,6 +47,7 @@ class Station:
     inbound: Port | None = None
     bluetooth: Any = None
     lease_seconds: float = 60.0
+    namespace: str = NAMESPACE
     url: str = ""
 
     def identity(self, path: str) -> FixedIdentity:
@@ -65,7 +66,7 @@ class Station:
         self.url = f"https://127.0.0.1:{port}"
         guard = Guard(cuts=metrics.CUTS)
         leases = Leases(
-            lambda key: self.leaves.get(key[1]) if key[0] == NAMESPACE else None,
+            lambda key: self.leaves.get(key[1]) if key[0] == self.namespace else None,
             Opener(self.inbound, bluetooth=self.bluetooth),
             guard=guard,
             seconds=self.lease_seconds,

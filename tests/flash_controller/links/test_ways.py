@@ -19,6 +19,7 @@ from tests.flash_controller.links.station import (
     tcp_device,
     udp_echo,
 )
+from tests.relay.support import until
 
 
 async def test_datagrams_keep_their_bounds_and_need_not_wait_for_each_other() -> None:
@@ -65,8 +66,7 @@ async def test_a_stream_is_written_to_its_end_before_it_is_closed() -> None:
             for _ in range(40):
                 await link.send(bytes(30000))
             await link.close()
-            while not told:
-                await asyncio.sleep(0.01)
+            await until(lambda: told)
             assert told == [bytes(40 * 30000)]
 
 

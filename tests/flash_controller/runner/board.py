@@ -1,0 +1,121 @@
+"""A board on a UDP port with two slots, and somebody who appraises it: what it attests shows in its LeafDevice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from crds.conditions import timestamp
+from flash_controller.domain.images import Image
+from scripts.simulator.firmware import application_of
+from scripts.simulator.flash import Flash, PowerCutError, Slot
+from scripts.simulator.smp import SmpServer
+
+Attest = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+class Board(asyncio.DatagramProtocol):
+    """One board.
+
+    Attributes:
+        silent_from: reboots after which it never answers again.
+        mute: it boots and attests nothing.
+        claims: the measurement that its certificate has, whatever runs.
+        boots: what it ran, by measurement, one after the other.
+        dropped: called with each frame before it is answered; True loses it.
+    """
+
+    def __init__(self, directory: Path, *, runs: bytes, attest: Attest) -> None:
+        self.flash = Flash(directory)
+        self.flash.install(runs)
+        self.silent_from: int | None = None
+        self.mute = False
+        self.claims: str | None = None
+        self.boots: list[str] = []
+        self.dropped: Callable[[bytes], bool] = lambda _: False
+        self.port = 0
+        self._attest = attest
+        self._server: SmpServer | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def power_on(self) -> None:
+        self._transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: self, ("127.0.0.1", self.port)
+        )
+        self.port = self._transport.get_extra_info("sockname")[1]
+        await self._boot()
+
+    async def power_off(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._server = None
+        self._transport.close()
+
+    @property
+    def runs(self) -> str:
+        """The measurement of what it runs."""
+        return self.boots[-1]
+
+    def reset(self) -> None:
+        """As a watchdog, a button or a power cut does."""
+        self._server = None
+        task = asyncio.create_task(self._boot())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def prove(self) -> None:
+        """Attest anew."""
+        await self._attest(evidence(self._slot, claims=self.claims))
+
+    def datagram_received(self, data: bytes, peer: Any) -> None:
+        if self._server is None or self.dropped(data):
+            return
+        self._resetting = False
+        try:
+            answer = self._server.answer(data)
+        except PowerCutError:
+            self.flash.power = None
+            self.reset()
+            return
+        if answer is not None:
+            self._transport.sendto(answer, peer)
+        if self._resetting:
+            self.reset()
+
+    def _to_reset(self) -> None:
+        self._resetting = True
+
+    async def _boot(self) -> None:
+        await asyncio.sleep(0.02)
+        while True:
+            try:
+                self._slot = self.flash.boot()
+                break
+            except PowerCutError:
+                self.flash.power = None
+        self.boots.append(self._slot.image.measurement)
+        if self.silent_from is not None and len(self.boots) > self.silent_from:
+            return
+        self._server = SmpServer(self.flash, reset=self._to_reset)
+        if not self.mute:
+            await self.prove()
+
+
+def evidence(slot: Slot, *, claims: str | None) -> dict[str, Any]:
+    """What the issuer writes of a board that attested."""
+    image: Image = slot.image
+    now = datetime.now(UTC)
+    firmware = {"measurement": claims or image.measurement, "version": image.version}
+    if image.security_counter is not None:
+        firmware["securityCounter"] = image.security_counter  # type: ignore[assignment]
+    return {
+        "tier": "Attested",
+        "application": application_of(slot).application,
+        "firmware": firmware,
+        "attestedTime": timestamp(now),
+        "expirationTime": timestamp(now + timedelta(hours=1)),
+    }
