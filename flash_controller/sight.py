@@ -11,7 +11,7 @@ from datetime import datetime
 import structlog
 
 from crds.errors import InvalidField
-from crds.kube.client import LEASES, Kind, Kube
+from crds.kube.client import LEASES, Kind, Kube, Object
 from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.watch import Change, Gone, Key, Put
 from crds.models.firmware import Firmware, Release
@@ -19,7 +19,7 @@ from crds.models.firmwarerollout import DeviceFlash
 from crds.models.flash_report import FINAL_STATES, FlashReport
 from crds.models.leafdevice import LeafDevice
 from crds.naming import flash_lease_name
-from flash_controller.adapters.device_lease import report_of
+from flash_controller.adapters.device_lease import held_by, held_until, report_of
 from flash_controller.domain.attempts import Attempt, in_flight, observed
 from flash_controller.domain.rollout import batch_of, retrying_of
 from flash_controller.domain.selection import Judgement, Target, Wait, current, judge, measured, traced
@@ -45,7 +45,7 @@ class Sight:
         self._clock = clock
         self._firmwares: dict[Key, Firmware] = {}
         self._leaves: dict[Key, LeafDevice] = {}
-        self._reports: dict[Key, FlashReport] = {}  # by Lease
+        self._leases: dict[Key, Object] = {}
 
     def firmware_seen(self, change: Change) -> None:
         """A Firmware appeared, changed or went."""
@@ -73,12 +73,13 @@ class Sight:
 
     def lease_seen(self, change: Change) -> FlashReport | None:
         """A runner took a device, reported or ended; its report."""
-        report = report_of(change.obj) if isinstance(change, Put) else None
-        if report is None:
-            self._reports.pop(change.key, None)
-        else:
-            self._reports[change.key] = report
-        return report
+        match change:
+            case Put(key, obj):
+                self._leases[key] = obj
+                return report_of(obj)
+            case Gone(key):
+                self._leases.pop(key, None)
+                return None
 
     def leaf(self, key: Key) -> LeafDevice | None:
         """A device."""
@@ -104,6 +105,10 @@ class Sight:
             key = namespace, flash.name
             if (job := self._jobs.holding(key)) is not None:
                 return Wait(RolloutReason.DEVICE_BUSY, f"the rollout {'/'.join(job.rollout)} has it")
+            lease = self._leases.get((namespace, flash_lease_name(flash.name)))
+            until = held_until(lease) if lease and not held_by(lease, held.uid) else None
+            if until is not None and self._clock() < until:
+                return Wait(RolloutReason.DEVICE_BUSY, f"another rollout's runner had it last, and may until {until}")
             return judge(held.rollout, flash, self._leaves.get(key), firmware, known=known)
 
         return of
@@ -131,13 +136,14 @@ class Sight:
         if attempt is None or attempt.number < flash.attempts:
             job = await self._jobs.look(held.uid, flash.name, flash.attempts)
             attempt = job.attempt if job else None
-        lease = held.key[0], flash_lease_name(flash.name)
-        report = self._reports.get(lease)
+        key = held.key[0], flash_lease_name(flash.name)
+        lease = self._leases.get(key)
+        report = report_of(lease) if lease else None
         number = max(flash.attempts, attempt.number if attempt else 0)
         concluded = report is not None and report.attempt == number and report.state in FINAL_STATES
         if not concluded and (attempt is None or not attempt.active):
-            obj = await self._kube.find(LEASES, lease)
-            report = self.lease_seen(Put(lease, obj) if obj else Gone(lease))
+            lease = await self._kube.find(LEASES, key)
+            report = self.lease_seen(Put(key, lease) if lease else Gone(key))
         if report is not None and report.rollout_uid != held.uid:
             report = None
         if report is not None and report.before is not None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 import structlog
 
+from crds.conditions import parse_timestamp
 from crds.errors import Retryable
 from crds.kube.client import LEASES, MERGE_PATCH, AlreadyExists, Conflict, Kube, NotFound, Object
 from crds.kube.lease import Election, Lost, decide
@@ -36,6 +37,20 @@ class Busy(Retryable):
 def holder_of(rollout_uid: str, attempt: int) -> str:
     """Who an attempt is, as a holder."""
     return f"{rollout_uid}/{attempt}"
+
+
+def held_by(lease: Object, rollout_uid: str) -> bool:
+    """Whether an attempt of this rollout has the device, or had it last without giving it up."""
+    return str(lease["spec"].get("holderIdentity") or "").partition("/")[0] == rollout_uid
+
+
+def held_until(lease: Object) -> datetime | None:
+    """Until when whoever has the device keeps it without another word; None where nobody has it."""
+    spec = lease["spec"]
+    renewed = parse_timestamp(spec.get("renewTime") or "")
+    if not spec.get("holderIdentity") or renewed is None:
+        return None
+    return renewed + timedelta(seconds=spec.get("leaseDurationSeconds") or 0)
 
 
 def report_of(lease: Object) -> FlashReport | None:
@@ -97,7 +112,9 @@ class DeviceLease:
             lease: Object | None = await self._kube.request("GET", self._path)
         except NotFound:
             lease = None
-        spec = decide(lease, election=self._election, now=self._clock())
+        # An earlier attempt of the same rollout has ended, whatever it left behind: else there would be no other.
+        held = lease and not held_by(lease, self._election.identity.partition("/")[0])
+        spec = decide(lease if held else None, election=self._election, now=self._clock())
         if spec is None:
             raise Busy(f"Lease {self._election.name}: another attempt has the device", after=RENEW_SECONDS)
         self._said = report

@@ -151,10 +151,10 @@ def judge(
     if flash.goal == "RollBack":
         return _back(flash)
     digest = rollout.status.digest if rollout.status else None
-    release = firmware.status.release(digest) if firmware and firmware.status and digest else None
+    release = _released(firmware, digest) if digest else None
     if release is None:
         name = rollout.spec.firmware_ref.name
-        return Wait(RolloutReason.FIRMWARE_NOT_READY, f"the Firmware {name} does not know {digest}")
+        return Wait(RolloutReason.FIRMWARE_NOT_READY, f"the Firmware {name} does not offer {digest}")
     image = image_for(leaf.spec.board.name, release)
     if image is None:
         board = leaf.spec.board.name or "(unnamed)"
@@ -166,6 +166,13 @@ def judge(
         if before.application == release.application and not_newer(image.version, before.version):
             return UpToDate(f"runs {_named(before)}, and {image.version} is not newer")
     return Go(Target(rollout.spec.firmware_ref.name, release.digest, image.measurement), before)
+
+
+def _released(firmware: Firmware | None, digest: str) -> Release | None:
+    """What a digest holds, as long as it may be flashed: trust that is withdrawn stops rollouts that have begun."""
+    if firmware is None or firmware.status is None:
+        return None
+    return current(firmware) if firmware.status.digest == digest else firmware.status.release(digest)
 
 
 def _back(flash: DeviceFlash) -> Judgement:

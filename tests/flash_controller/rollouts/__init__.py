@@ -1,0 +1,1 @@
+"""Rollouts: what is decided, and what comes of it on a real control plane."""

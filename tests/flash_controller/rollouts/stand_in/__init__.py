@@ -1,0 +1,1 @@
+"""A flash runner without a device, forked by the testbed's kubelet in place of the real one."""
