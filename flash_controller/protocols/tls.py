@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from pathlib import Path
 from typing import Final
 
 from crds.errors import Retryable
@@ -13,21 +12,6 @@ from flash_controller.protocols.base import DialIn
 
 RECORD: Final = 16_384
 CLOSE_SECONDS: Final = 5.0
-
-
-def server_context(chain: Path) -> ssl.SSLContext:
-    """Our side of the connection.
-
-    Args:
-        chain: PEM of the certificate that devices pin, and of its key.
-
-    Raises:
-        OSError: it cannot be read, or holds no such pair.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(chain)
-    return context
 
 
 class TlsLink:

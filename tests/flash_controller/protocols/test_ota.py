@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -20,7 +21,6 @@ from flash_controller.protocols import open_updater, ota
 from flash_controller.protocols.base import Installed, Updater
 from flash_controller.protocols.nubificus import certificate_length
 from flash_controller.protocols.smp_framing import Datagrams
-from flash_controller.protocols.tls import server_context
 from tests.flash_controller.links.station import NAMESPACE, Station, free_port
 from tests.flash_controller.protocols.boards import (
     FRAME,
@@ -77,13 +77,19 @@ async def updating(
         @asynccontextmanager
         async def updater() -> AsyncIterator[Updater]:
             link = await _leased(agent)
-            opened = open_updater(protocol, link, tls=server_context(certificate), judge=judge)
+            opened = open_updater(protocol, link, tls=_server(certificate), judge=judge)
             try:
                 yield opened
             finally:
                 await opened.close()
 
         yield updater
+
+
+def _server(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
 
 
 async def _leased(agent: EdgeAgent) -> AgentLink:
