@@ -12,7 +12,7 @@ from crds.declared import with_declared
 from crds.errors import InvalidField
 from crds.models.base import validate
 from crds.models.firmware import BoardImage, Firmware, FirmwareSensor, Release
-from crds.models.leafdevice import LeafDeviceSpec, LeafDeviceStatus, Sensor, SensorTraits
+from crds.models.leafdevice import LeafDeviceSpec, LeafDeviceStatus, Sensor
 from edge_resource_manager.domain.devices import Description
 from edge_resource_manager.domain.publication import flashed_since
 
@@ -106,7 +106,5 @@ def normalized(board: str) -> str:
 
 def _sensor(declared: FirmwareSensor, *, application: str, ueid: str) -> Sensor:
     topic = declared.topic.replace("{device}", ueid).replace("{sensor}", declared.uid)
-    traits = with_declared(SensorTraits(**{name: getattr(declared, name) for name in SensorTraits.model_fields}))
-    return validate(
-        Sensor, {**traits.dump(), "uid": f"{application}/{declared.uid}", "access": {"type": "MQTT", "topic": topic}}
-    )
+    described = {**with_declared(declared).dump(), "uid": f"{application}/{declared.uid}"}
+    return validate(Sensor, {**described, "access": {"type": "MQTT", "topic": topic}})

@@ -13,6 +13,7 @@ import pytest
 
 from crds.kube.client import NAMESPACES, NODES, Kind, Kube
 from crds.kube.watch import follow
+from crds.models.firmware import Firmware
 from crds.models.fluidos import Flavor, NodeIdentity
 from crds.models.kubeedge import DeviceStatus
 from crds.models.leafdevice import LeafDevice
@@ -112,6 +113,7 @@ class Site:
             Kind.of(DeviceStatus.crd): reconciler.device_status_seen,
             Kind.of(LeafDevice.crd): reconciler.leaf_seen,
             Kind.of(Flavor.crd): reconciler.flavor_seen,
+            Kind.of(Firmware.crd): reconciler.firmware_seen,
         }
         synced = [asyncio.Event() for _ in followed]
         tasks = [
