@@ -23,7 +23,7 @@ from crds.models.dataroute import ResolvedSource
 from crds.models.delivery import Encoding, Endpoint
 from crds.models.shaping import LineProtocol, Shape
 from router_manager.domain.lines import LineWriter
-from router_manager.domain.payload import NOT_JSON, Record
+from router_manager.domain.payload import Record
 from router_manager.domain.shaping import Plan, Unencodable, compile_shape, json_bytes, shaped, units_of
 
 CONTENT_TYPES: Mapping[Encoding, str] = {
@@ -148,7 +148,7 @@ def write(records: Sequence[Record], *, carrier: Carrier, writers: Writers | Non
     if writers is None:
         if carrier == "Message":
             return Written(records=records, parts=[record.payload for record in records])
-        parts = [record.payload if record.value is not NOT_JSON else _payload(record) for record in records]
+        parts = [record.payload if record.is_json else _wrapped(record) for record in records]
     else:
         parts, kept = [], []
         for record in records:
@@ -160,7 +160,7 @@ def write(records: Sequence[Record], *, carrier: Carrier, writers: Writers | Non
             else:
                 unencodable.append((record, part.reason))
         records = kept
-    wrapped = 0 if carrier == "InfluxLine" else len([record for record in records if record.value is NOT_JSON])
+    wrapped = 0 if carrier == "InfluxLine" else len(records) - sum([record.is_json for record in records])
     return Written(records=records, parts=parts, wrapped=wrapped, unencodable=unencodable)
 
 
@@ -209,8 +209,10 @@ def _written(record: Record, writer: Writer) -> bytes | Unencodable:
 
 def _payload(record: Record) -> bytes:
     """As it came; what is not JSON in an object of ours."""
-    if record.value is not NOT_JSON:
-        return record.payload
+    return record.payload if record.is_json else _wrapped(record)
+
+
+def _wrapped(record: Record) -> bytes:
     return orjson.dumps(
         {
             "topic": record.topic,

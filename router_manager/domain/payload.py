@@ -21,7 +21,15 @@ NOT_JSON: Final = NotJson.NOT_JSON
 
 
 class _Unread(Enum):
-    UNREAD = 0
+    """What is known of a payload whose value nobody has asked for."""
+
+    NOTHING = 0
+    JSON = 1
+
+
+# Members as globals: to look one up in its class costs as much as all else that is done for a record that is known.
+_NOTHING: Final = _Unread.NOTHING
+_JSON: Final = _Unread.JSON
 
 
 class Record:
@@ -43,22 +51,33 @@ class Record:
         self.topic = topic
         self.payload = payload
         self.written: dict[Any, Any] | None = None
-        self._value: Any = _Unread.UNREAD
+        self._value: Any = _NOTHING
 
     @property
     def value(self) -> Any:
         """The payload as JSON value, or NOT_JSON."""
         value = self._value
-        if value is _Unread.UNREAD:
-            try:
-                value = orjson.loads(self.payload)
-            except orjson.JSONDecodeError:
-                value = NOT_JSON
-            self._value = value
+        if value is _NOTHING or value is _JSON:
+            value = self._value = _parsed(self.payload)
         return value
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the payload is JSON; its value is not kept, most targets want none."""
+        value = self._value
+        if value is _NOTHING:
+            value = self._value = NOT_JSON if _parsed(self.payload) is NOT_JSON else _JSON
+        return value is not NOT_JSON
 
     def __repr__(self) -> str:
         return f"Record(id={self.id}, topic={self.topic!r}, payload={self.payload[:60]!r})"
+
+
+def _parsed(payload: bytes) -> Any:
+    try:
+        return orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return NOT_JSON
 
 
 NUMBERS = (int, float)
