@@ -24,6 +24,9 @@ from router_manager.relay.mqtt.packets import (
 
 _ANSWER_SECONDS = 30.0
 _GOODBYE_SECONDS = 1.0
+_REST_SECONDS = 0.001
+_BUSY_MESSAGES = 32
+"""In such a time: from then on to be woken for a few costs more than to read them."""
 
 
 class ConnectionLostError(Exception):
@@ -52,6 +55,11 @@ class Connection(asyncio.Protocol):
         self._on_stray = on_stray
         self._decoder = Decoder(version, max_packet_bytes=max_packet_bytes)
         self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._resting: asyncio.TimerHandle | None = None
+        self._recent = 0
+        """Messages since `_recent_from`."""
+        self._recent_from = 0.0
         self._answers: dict[tuple[type[Control], int], asyncio.Future[Control]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -71,6 +79,7 @@ class Connection(asyncio.Protocol):
             return
         if received.publishes:
             self._receiver.receive(self, received)
+            self._rest(len(received.publishes))
         for packet in received.control:
             self._answer(packet)
 
@@ -87,14 +96,16 @@ class Connection(asyncio.Protocol):
         """Read no more: TCP and the broker's window hold the flood."""
         if self._transport is not None and not self.paused and not self.lost.done():
             self.paused = True
-            self._transport.pause_reading()
+            if self._resting is None:
+                self._transport.pause_reading()
 
     def resume(self) -> None:
         """Read again."""
         if self._transport is not None and self.paused and not self.lost.done():
             self.paused = False
             self.heard = True
-            self._transport.resume_reading()
+            if self._resting is None:
+                self._transport.resume_reading()
 
     def leave(self) -> None:
         """Take nothing more; acknowledgements of what was taken can still be sent."""
@@ -138,6 +149,21 @@ class Connection(asyncio.Protocol):
         self.write(DISCONNECT)
         await asyncio.wait((self.lost,), timeout=_GOODBYE_SECONDS)
         self._end("closed by us")
+
+    def _rest(self, count: int) -> None:
+        """Let a flood that comes in drops gather."""
+        now = self._loop.time()
+        if now - self._recent_from > _REST_SECONDS:
+            self._recent, self._recent_from = 0, now
+        self._recent += count
+        if count < _BUSY_MESSAGES <= self._recent and self._transport is not None and not self.paused:
+            self._transport.pause_reading()
+            self._resting = self._loop.call_later(_REST_SECONDS, self._read_on)
+
+    def _read_on(self) -> None:
+        self._resting = None
+        if self._transport is not None and not self.paused and not self.lost.done():
+            self._transport.resume_reading()
 
     def _answer(self, packet: Control) -> None:
         match packet:
