@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, repeat
 from operator import attrgetter
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 _MAX_PENDING_BYTES = 8 << 20
 _MAX_LINGER_SECONDS = 0.004
-_GATHER_SECONDS = 0.005
+_GATHER_SECONDS = 0.01
 _FEW_RECORDS = 16
 _FULL_SECONDS = 0.2
 _MAX_DISK_RETRY_SECONDS = 5.0
@@ -71,10 +72,12 @@ class Ingest:
         self._groups_by_lanes: WeakValueDictionary[tuple[int, ...], _Group] = WeakValueDictionary()
         """By the identities of their lanes, which they keep alive."""
         self._spool = spool
-        self._unacknowledged: list[tuple[Source, list[bytes]]] = []
+        self._unacknowledged: dict[Source, list[bytes]] = {}
         self._pending_bytes = 0
         self._paused: set[Source] = set()
         self._arrived = asyncio.Event()
+        self._gathered = asyncio.Event()
+        """There are more than a few."""
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -95,13 +98,16 @@ class Ingest:
         records, groups = self._sort(connection, received)
         self._spool.accept(records)
         _hand_on(groups)
-        self._unacknowledged.append((connection, received.packet_ids))
+        # One write for each source: a segment for each PUBACK would cost both sides more than the readings.
+        self._unacknowledged.setdefault(connection, []).extend(received.packet_ids)
         self._pending_bytes += sum([len(record.payload) for record in records])
         if self._pending_bytes >= _MAX_PENDING_BYTES or self._spool.full:
             connection.pause()
             self._paused.add(connection)
         self._idle.clear()
         self._arrived.set()
+        if len(self._spool.tail) >= _FEW_RECORDS:
+            self._gathered.set()
 
     async def drained(self) -> None:
         """Until all that was received is in the spool and acknowledged."""
@@ -115,14 +121,19 @@ class Ingest:
                 self._idle.set()
                 self._arrived.clear()
                 await self._arrived.wait()
-            quiet = len(self._spool.tail) < _FEW_RECORDS
-            await asyncio.sleep(_GATHER_SECONDS if quiet else linger_seconds(last, most=_MAX_LINGER_SECONDS))
-            owed, self._unacknowledged, self._pending_bytes = self._unacknowledged, [], 0
+            if len(self._spool.tail) < _FEW_RECORDS:
+                self._gathered.clear()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_GATHER_SECONDS):
+                        await self._gathered.wait()
+            else:
+                await asyncio.sleep(linger_seconds(last, most=_MAX_LINGER_SECONDS))
+            owed, self._unacknowledged, self._pending_bytes = self._unacknowledged, {}, 0
             last = len(self._spool.tail)
             if last:
                 await self._flush()
             self.problem = ""
-            for connection, packet_ids in owed:
+            for connection, packet_ids in owed.items():
                 connection.acknowledge(packet_ids)
             while self._spool.full:
                 self.problem = self._spool.obstacle
