@@ -32,6 +32,8 @@ _INDEX_BYTES = 256 << 10
 _LEAST_SEGMENTS = 8
 """What is given back is given back by the segment: a small spool has small ones."""
 _SUFFIX = ".log"
+_DURABLY = os.O_WRONLY | os.O_DSYNC
+"""Each write is on disk when it returns, as by fdatasync, without a second wait for the interpreter in between."""
 
 
 class Cursor(NamedTuple):
@@ -273,23 +275,23 @@ class Spool:
         if not self._segments or self._segments[-1].size >= self._limits.segment_bytes:
             self._roll(first_id)
         active = self._segments[-1]
-        if self._file is None:
-            self._file = os.open(active.path, os.O_WRONLY)
         try:
+            if self._file is None:
+                self._file = os.open(active.path, _DURABLY)
+                os.fdatasync(self._file)  # what the last life wrote, and had no time to
             rest, at = memoryview(data), active.size
             while rest:
                 written = os.pwrite(self._file, rest, at)
                 rest, at = rest[written:], at + written
-            os.fdatasync(self._file)
         except OSError:
             # The next try writes to the same place, whether this helps or not: a disk that forgot pages gets them anew.
             with suppress(OSError):
-                os.ftruncate(self._file, active.size)
+                os.truncate(active.path, active.size)
             raise
 
     def _roll(self, first_id: int) -> None:
         path = self._directory / f"{first_id:020d}{_SUFFIX}"
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        file = os.open(path, _DURABLY | os.O_CREAT | os.O_TRUNC, 0o600)
         sync_directory(self._directory)
         if self._file is not None:
             os.close(self._file)

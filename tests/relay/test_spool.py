@@ -6,6 +6,7 @@ import os
 import resource
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -240,13 +241,16 @@ async def test_a_failed_write_that_cannot_be_undone_is_written_over(
     spool = Spool.open(tmp_path)
     kept = await append(spool, b"kept")
 
-    def broken(*_: object) -> None:
+    def broken(file: int | Path, *arguments: Any) -> None:
+        if arguments[1:]:
+            write(file, *arguments)
         raise OSError(errno.EIO, "disk")
 
     late = [record(spool.next_id, b"late")]
     spool.accept(late)
-    monkeypatch.setattr(os, "fdatasync", broken)
-    monkeypatch.setattr(os, "ftruncate", broken)
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", broken)
+    monkeypatch.setattr(os, "truncate", broken)
     with pytest.raises(OSError, match="disk"):
         await spool.flush()
     monkeypatch.undo()
