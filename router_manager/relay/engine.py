@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 _HOUSEKEEPING_SECONDS = 1.0
 _CHECKPOINT_ROUNDS = 15
-_AT_A_TIME = 200
+_AT_A_TIME = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,7 +245,7 @@ class Relay:
             self.inlet.serve(self.table)
 
     async def _keep_house(self) -> None:
-        """Give back what every lane has passed or gives up; note now and then how far idle lanes have come."""
+        """Give back what every lane has passed or gives up; note how far each has come, idle ones now and then."""
         rounds = 0
         while True:
             await asyncio.sleep(_HOUSEKEEPING_SECONDS)
@@ -256,7 +256,7 @@ class Relay:
             passed = self.spool.head
             for number, pump in enumerate(list(self.pumps.values())):
                 pump.give_up(self._keeper.floor(pump.way.retention))
-                if rounds % _CHECKPOINT_ROUNDS == 0:
+                if pump.unsaved or rounds % _CHECKPOINT_ROUNDS == 0:
                     pump.save_position()
                 passed = min(passed, pump.lane.position)
                 if number % _AT_A_TIME == 0:

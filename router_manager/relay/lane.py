@@ -23,11 +23,12 @@ _MAX_AHEAD = 500
 class Chunk:
     """Records that came together, in order; nobody changes them. Lanes share chunks, and memory counts each once."""
 
-    __slots__ = ("held_bytes", "holders", "records")
+    __slots__ = ("held_bytes", "holders", "payload_bytes", "records")
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = records
-        self.held_bytes = sum([len(record.payload) for record in records]) + len(records) * _RECORD_BYTES
+        self.payload_bytes = sum([len(record.payload) for record in records])
+        self.held_bytes = self.payload_bytes + len(records) * _RECORD_BYTES
         self.holders = 0
 
 
@@ -76,6 +77,7 @@ class Lane:
         self._queue: deque[Chunk] = deque()
         self._ahead: deque[tuple[int, int]] = deque()
         """Batches that were taken before they were on disk: last id, and how many."""
+        self._ahead_records = 0
         self._begun = 0
         """Records of the first chunk that have been taken."""
         self._queued = 0
@@ -117,6 +119,14 @@ class Lane:
         return self._spool.bytes_from(self.position)
 
     @property
+    def ahead(self) -> int:
+        """Records that were taken, and are not yet on disk."""
+        head = self._spool.head
+        while self._ahead and self._ahead[0][0] < head:
+            self._ahead_records -= self._ahead.popleft()[1]
+        return self._ahead_records
+
+    @property
     def oldest_ns(self) -> int | None:
         """When the first of the records that are not done was read; None where none is at hand."""
         if self._owed is not None:
@@ -137,7 +147,7 @@ class Lane:
 
     async def wait(self) -> None:
         """Until there is a record; reads from disk while the lane is behind."""
-        while not self._queue or self._allowed <= 0:
+        while not self._queue or self.ahead >= _MAX_AHEAD:
             if self._queue:
                 await self._spool.flushed.wait()
             elif self._behind is not None:
@@ -151,15 +161,17 @@ class Lane:
         """The next records within the bounds; at least one, unless none of those at hand is for this lane."""
         taken: list[Record] = []
         size = 0
-        records = max(1, min(records, self._allowed))
+        records = max(1, min(records, _MAX_AHEAD - self.ahead))
         while self._queue and len(taken) < records:
             chunk = self._queue[0]
-            part = chunk.records[self._begun : self._begun + records - len(taken)]
-            sizes = [len(record.payload) for record in part]
-            while size + sum(sizes) > size_bytes and len(taken) + len(sizes) > 1:
-                sizes = sizes[: len(sizes) // 2]  # halves are near enough: large readings are rare
-            part = part[: len(sizes)]
-            size += sum(sizes)
+            part, part_bytes = chunk.records, chunk.payload_bytes
+            if self._begun or len(taken) + len(part) > records or size + part_bytes > size_bytes:
+                part = part[self._begun : self._begun + records - len(taken)]
+                sizes = [len(record.payload) for record in part]
+                while size + sum(sizes) > size_bytes and len(taken) + len(sizes) > 1:
+                    sizes = sizes[: len(sizes) // 2]  # halves are near enough: large readings are rare
+                part, part_bytes = part[: len(sizes)], sum(sizes)
+            size += part_bytes
             taken += part
             self._begun += len(part)
             if self._begun < len(chunk.records):
@@ -169,6 +181,7 @@ class Lane:
         self._queued -= len(taken)
         if taken and taken[-1].id >= self._spool.head:
             self._ahead.append((taken[-1].id, len(taken)))
+            self._ahead_records += len(taken)
         self._owed, self._owed_ns = (taken[0].id, taken[0].ingested_ns) if taken else (None, 0)
         if taken and taken[0].id < self._vet_below:
             feeds = self._feeds
@@ -202,14 +215,6 @@ class Lane:
         self._closed = True
         self._clear()
         self.drained.set()
-
-    @property
-    def _allowed(self) -> int:
-        """How many records more the lane may be ahead of the disk."""
-        head = self._spool.head
-        while self._ahead and self._ahead[0][0] < head:
-            self._ahead.popleft()
-        return _MAX_AHEAD - sum([count for _, count in self._ahead])
 
     @property
     def _first(self) -> Record:

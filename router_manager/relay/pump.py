@@ -69,9 +69,12 @@ class Pump:
         self.way = way
         self.lane = lane
         self.statistics = LaneStatistics()
+        self.unsaved = 0
+        """Records that were done since the position was written: they come twice if the relay dies now."""
         self._position = position
         self._written: int | None = None
         self._outlet = outlet
+        self._turn = outlet.turns.of(way.target.location)
         self._record_limit = outlet.limits.records
         self._states: dict[str, FilterState] = {}
         self._floor = 0
@@ -88,6 +91,7 @@ class Pump:
         if way.filter != self.way.filter:
             self._states.clear()
         self.way = way
+        self._turn = self._outlet.turns.of(way.target.location)
         self.lane.configure(way.feeds)
         self._due = 0.0
         self._woken.set()
@@ -100,20 +104,25 @@ class Pump:
 
     async def run(self) -> None:
         """Deliver for ever."""
+        limits = self._outlet.limits
         while True:
             await self.lane.wait()
-            taken = self.lane.take(records=self._record_limit, size_bytes=self._outlet.limits.size_bytes)
+            # One batch at most comes twice after a crash; that is no reason to write after each reading.
+            if self.unsaved + min(self.lane.backlog, self._record_limit) > limits.records:
+                self.save_position()
+            taken = self.lane.take(records=self._record_limit, size_bytes=limits.size_bytes)
             kept = self._kept(taken)
             passed = kept if self.way.filter is None else [record for record in kept if self._passes(record)]
             if passed:
                 await self._deliver(passed)
             self._buried.clear()
             self.lane.settle()
-            self.save_position()
+            self.unsaved += len(taken)
 
     def save_position(self) -> None:
         """Write how far the lane has come, if that changed."""
         position = self.lane.position
+        self.unsaved = self.lane.ahead
         if position == self._written:
             return
         try:
@@ -149,7 +158,7 @@ class Pump:
         while parts:
             if self._failures and not (parts := await self._waited(parts)):
                 return
-            async with self._outlet.turns.of(self.way.target.location):
+            async with self._turn:
                 outcome = await self._try(parts[0])
             match outcome:
                 case Delivered():
