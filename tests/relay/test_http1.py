@@ -75,7 +75,7 @@ def test_an_answer_that_trickles_costs_no_more_than_its_length(body: bytes, monk
         assert found is None
         found = reader.feed(bytes([byte]))
     assert found is not None
-    assert read.count("_head") == 1
+    assert read.count("_head") <= 1
     assert read.count("_size") <= len(body), "a chunk's size may be read again until the chunk is whole"
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 _MAX_HEAD_BYTES = 32 << 10
 _MAX_BODY_BYTES = 64 << 10
 _MAX_LINE_BYTES = 1 << 10
 _MAX_DIGITS = 18
 _NO_BODY = frozenset({204, 304})
+_SMALL_HEAD_BYTES = 1 << 10
+
+_Head = tuple[bytes, int, Mapping[str, str]]
+"""Version, status and headers."""
 
 
 class NotHttpError(OSError):
@@ -43,7 +48,7 @@ class ReplyReader:
         self.begun = False
         self._data = bytearray()
         """Behind the head, once that is read."""
-        self._head: tuple[bytes, int, dict[str, str]] | None = None
+        self._head: _Head | None = None
         self._chunks = bytearray()
         self._at = 0
         """Where the next chunk, or trailer, begins."""
@@ -82,10 +87,10 @@ class ReplyReader:
             raise error
         raise NotHttpError("the target closed the connection before its answer was whole")
 
-    def _final_head(self) -> tuple[bytes, int, dict[str, str]] | None:
+    def _final_head(self) -> _Head | None:
         """Version, status and headers of the answer that is no informational one."""
         while (end := self._data.find(b"\r\n\r\n")) >= 0:
-            head = _head(bytes(self._data[:end]))
+            head = (_head if end > _SMALL_HEAD_BYTES else _small_head)(bytes(self._data[:end]))
             del self._data[: end + 4]
             if head[1] >= 200:
                 return head
@@ -140,7 +145,7 @@ class ReplyReader:
         return False
 
 
-def _head(data: bytes) -> tuple[bytes, int, dict[str, str]]:
+def _head(data: bytes) -> _Head:
     line, _, rest = data.partition(b"\r\n")
     version, _, after = line.partition(b" ")
     code = after[:3]
@@ -153,6 +158,12 @@ def _head(data: bytes) -> tuple[bytes, int, dict[str, str]]:
             raise NotHttpError(f"the answer has the header line {field[:40]!r}")
         headers[name.decode("latin-1").lower()] = value.strip().decode("latin-1")
     return version, int(code), headers
+
+
+@lru_cache(maxsize=256)
+def _small_head(data: bytes) -> _Head:
+    """Who is asked often answers with the same head, for as long as the date in it is the same."""
+    return _head(data)
 
 
 def _size(line: bytes) -> int:
