@@ -56,6 +56,7 @@ _KEPT = (
     "format",
     "enum",
     "default",
+    "nullable",
     "minimum",
     "maximum",
     "minLength",

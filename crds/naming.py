@@ -44,6 +44,16 @@ def flash_lease_name(device: str) -> str:
     return name if len(name) <= MAX_NAME else _name(name, _base32("flash", device, length=10))
 
 
+def adopted_name(readable: str, *parts: str) -> str:
+    """`<readable>-<16 base32 characters>`: what is made for an order of somebody else's kind."""
+    return _name(readable, _base32("adopted", *parts, length=16))
+
+
+def adopted_job_name(*parts: str) -> str:
+    """The same for a Job, whose pods carry its name as a label: 63 characters at most."""
+    return f"firmware-{_base32('adopted-job', *parts, length=26)}"
+
+
 def _digest(*parts: str) -> bytes:
     """SHA-256 over length-prefixed parts, so that ("a", "bc") and ("ab", "c") differ."""
     hashed = hashlib.sha256()

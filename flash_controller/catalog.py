@@ -77,6 +77,11 @@ class Catalog:
         self._looked: dict[Key, _Looked] = {}
         self.queue = WorkQueue("firmwares", self.reconcile, workers=4)
 
+    @property
+    def plain_http(self) -> tuple[str, ...]:
+        """Registries that the policy lets be asked without TLS."""
+        return self._policy.plain_http if self._policy else ()
+
     async def run_policy(self) -> None:
         """Follow the operator's policy until cancelled."""
         await self._config_map.run(self.policy_seen, listed=self._listed)

@@ -11,6 +11,7 @@ from crds.kube.watch import Change
 from crds.models.firmware import Firmware
 from crds.models.firmwarerollout import FirmwareRollout
 from crds.models.leafdevice import LeafDevice
+from flash_controller.adoption import Adoption
 from flash_controller.catalog import Catalog
 from flash_controller.rolling import Rollouts
 from flash_controller.settings import FlashSettings
@@ -25,6 +26,7 @@ async def build(kube: Kube, settings: FlashSettings) -> Manager:
         catalog.firmware_seen(change)
         rollouts.firmware_seen(change)
 
+    adoption = Adoption(kube, clock=_clock, plain_http=lambda: catalog.plain_http)
     return Manager(
         watched=(),
         followed=(
@@ -32,7 +34,7 @@ async def build(kube: Kube, settings: FlashSettings) -> Manager:
             Followed(LeafDevice.crd, rollouts.leaf_seen),
             Followed(FirmwareRollout.crd, rollouts.rollout_seen),
         ),
-        work=(catalog.queue.run, catalog.run_policy, rollouts.run),
+        work=(catalog.queue.run, catalog.run_policy, rollouts.run, *((adoption.run,) if settings.adopt else ())),
     )
 
 

@@ -19,7 +19,12 @@ class FlashSettings(IdentitySettings, ManagerSettings):
         description="folder of every node that runners keep images in, and find their identity's socket",
     )
     runner_argument: tuple[str, ...] = Field(
-        default=(), description="a further flag of every runner, as --flag=value; may be given several times"
+        default=("--agent=https://$(HOST_IP):3005",),
+        description="a further flag of every runner, as --flag=value; may be given several times",
+    )
+    adopt: bool = Field(
+        default=False,
+        description="carry out FlashJobs of Nubificus and firmwareJobSpecs of Akri; only where nobody else does",
     )
 
     @property

@@ -14,7 +14,10 @@ from pydantic import Field
 from crds.models.base import Column, Crd, Distinct, Model, Resource
 
 GROUP = "akri.sh"
-FreeObject = Annotated[dict[str, Any], Field(json_schema_extra={"x-kubernetes-preserve-unknown-fields": True})]
+_FREE = {"x-kubernetes-preserve-unknown-fields": True}
+FreeObject = Annotated[dict[str, Any], Field(json_schema_extra=_FREE)]
+FreeOrNull = Annotated[dict[str, Any] | None, Field(json_schema_extra={**_FREE, "nullable": True})]
+"""Akri's agents write null for what is not there."""
 Properties = dict[str, str]
 
 
@@ -25,7 +28,7 @@ class DiscoveryHandler(Model):
 
     name: str = ""
     discovery_details: str | None = None
-    discovery_properties: tuple[FreeObject, ...] | None = None
+    discovery_properties: Annotated[tuple[FreeObject, ...] | None, Field(json_schema_extra={"nullable": True})] = None
 
 
 class ConfigurationSpec(Model):
@@ -33,11 +36,11 @@ class ConfigurationSpec(Model):
 
     discovery_handler: DiscoveryHandler | None = None
     capacity: int | None = None
-    broker_spec: FreeObject | None = None
+    broker_spec: FreeOrNull = None
     broker_properties: Properties | None = None
-    instance_service_spec: FreeObject | None = None
-    configuration_service_spec: FreeObject | None = None
-    firmware_job_spec: FreeObject | None = None
+    instance_service_spec: FreeOrNull = None
+    configuration_service_spec: FreeOrNull = None
+    firmware_job_spec: FreeOrNull = None
     """Run for each device when this is applied or changed, and for each new device."""
 
 

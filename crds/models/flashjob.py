@@ -7,11 +7,14 @@ Source: nubificus/flashjob_operator (api/v1alpha1, internal/controller).
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from crds.models.base import Crd, Model, Resource
+from crds.models.base import Conditions, Crd, Model, Resource
+
+Unread = Annotated[str | None, Field(json_schema_extra={"nullable": True})]
+"""Samples write null."""
 
 
 class FlashJobSpec(Model):
@@ -23,10 +26,10 @@ class FlashJobSpec(Model):
     version: str
     """For people; it is compared with nothing."""
     flashjob_pod_image: str | None = None
-    host_endpoint: str | None = None
-    device: str | None = None
-    application_type: str | None = None
-    external_ip: str | None = Field(default=None, alias="externalIP")
+    host_endpoint: Unread = None
+    device: Unread = None
+    application_type: Unread = None
+    external_ip: Annotated[Unread, Field(alias="externalIP")] = None
 
 
 class FlashJobStatus(Model):
@@ -34,8 +37,10 @@ class FlashJobStatus(Model):
 
     phase: str | None = None
     message: str | None = None
-    completed_uuids: tuple[str, ...] | None = Field(default=None, alias="completedUUIDs")
+    completed_uuids: Annotated[tuple[str, ...] | None, Field(alias="completedUUIDs")] = None
     host_endpoint: str | None = None
+    conditions: Conditions = ()
+    """Declared there and never written."""
 
 
 class FlashJob(Resource):
