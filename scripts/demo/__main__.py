@@ -34,7 +34,10 @@ MAX_CLUSTERS: Final = 20
 
 def main() -> int:
     """The command: 0 when every claim was bound and nothing was lost, 1 otherwise, 2 for bad input."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.repurpose and arguments.insecure:
+        parser.error("--repurpose needs devices that prove what they run; --insecure has none")
     if arguments.stop:
         return running.stop()
     report_file = arguments.report.resolve()
@@ -54,6 +57,7 @@ def main() -> int:
         discover=arguments.auto_discovery,
         replay=arguments.replay and arguments.replay.resolve(),
         insecure=arguments.insecure,
+        repurpose=arguments.repurpose,
     )
     try:
         with exit_on_signals():
@@ -80,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--insecure", action="store_true", help="without identities and TLS, for a bench; every status says so"
     )
+    parser.add_argument("--repurpose", action="store_true", help="have a device flashed into what no device is, too")
     parser.add_argument(
         "--auto-discovery", action="store_true", help="find providers by FLUIDOS' LAN multicast instead of by hand"
     )
@@ -151,6 +156,8 @@ def _show(stage: Stage, story: Story, report: Report) -> None:
         show.kubectl(stage.console, story)
     if story.progress:
         show.outcome(stage.console, story, report)
+    if story.repurposed is not None:
+        show.repurposed(stage.console, story.repurposed, story.halted)
     if story.lost is not None:
         show.lost(stage.console, story.lost)
     if report.error is not None:

@@ -47,6 +47,20 @@ class Boards:
         form = "cbor" if board.mcu_family == "STM32" else "x509"
         return str(open_board(self._file(board), factory=self._factory, form=form).ueid)
 
+    def blank(self, name: str) -> str:
+        """The name that a new board can prove whose flash somebody else fills."""
+        return str(open_board(self._directory / f"{name}.json", factory=self._factory).ueid)
+
+    def hardware(self, name: str, *, attest: str, bundle: Path) -> dict[str, Any]:
+        """What the simulator needs to know of a board, whatever it runs.
+
+        Args:
+            name: of the board.
+            attest: where it attests.
+            bundle: roots of the trust domain that it belongs to.
+        """
+        return {"board": str(self._directory / f"{name}.json"), "attest": attest, "bundle": str(bundle)}
+
     def repair(self) -> None:
         """Put the good firmware back into every flash."""
         for flash in self._directory.glob("*.flash"):
@@ -60,15 +74,8 @@ class Boards:
             attest: where it attests.
             bundle: roots of the trust domain that it belongs to.
         """
-        return {
-            "board": str(self._file(board)),
-            "image": str(self.flash(board)),
-            "application": APPLICATION,
-            "version": VERSION,
-            "counter": COUNTER,
-            "attest": attest,
-            "bundle": str(bundle),
-        }
+        runs = {"application": APPLICATION, "version": VERSION, "counter": COUNTER}
+        return {**self.hardware(board.name, attest=attest, bundle=bundle), "image": str(self.flash(board)), **runs}
 
     def _file(self, board: LeafBoard) -> Path:
         return self._directory / f"{board.name}.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -64,6 +64,34 @@ class Revoked(Model):
     """From its tampering to the last of its readings that arrived anywhere; 0 where none came after it."""
 
 
+class Repurposed(Model):
+    """A device that was flashed for a claim which no device satisfied."""
+
+    device: str
+    before: Annotated[str, Field(alias="from")]
+    """The application that it ran."""
+    after: Annotated[str, Field(alias="to")]
+    """The one that it has proven to run now."""
+    digest: str | None
+    """Of the index that it came from."""
+    seconds_to_first_message: float
+    """From the claim on."""
+
+
+class Halted(Model):
+    """A rollout that stopped by itself when its first device failed."""
+
+    rollout: str
+    device: str
+    state: str
+    """Of that device, in the rollout's status."""
+    reason: str
+    message: str
+    untouched: int
+    """Of the other devices."""
+    others: int
+
+
 class Report(Model):
     """`demo-report.json`."""
 
@@ -71,6 +99,8 @@ class Report(Model):
     claims: tuple[ClaimOutcome, ...] = ()
     targets: tuple[TargetOutcome, ...] = ()
     revoked: tuple[Revoked, ...] = ()
+    repurposed: tuple[Repurposed, ...] = ()
+    halted: tuple[Halted, ...] = ()
     error: str | None = None
     """What ended the demo early."""
     steps: dict[str, float] = Field(default_factory=dict)
@@ -111,21 +141,27 @@ def judge(
     *,
     steps: Mapping[str, float],
     revoked: Sequence[Revoked] = (),
+    repurposed: Sequence[Repurposed] = (),
+    halted: Sequence[Halted] = (),
 ) -> Report:
     """Put it together.
 
-    Good when every claim got what it asked for, every target all that it was owed, and whoever lost its trust lost
-    everything.
+    Good when every claim got what it asked for, every target all that it was owed, whoever lost its trust lost
+    everything, what was flashed runs something else, and what failed did so on one device alone.
     """
     bound = bool(claims) and all(each.bound and each.satisfied for each in claims)
     delivered = {each.claim for each in targets if each.published > 0 and each.lost == 0}
     complete = all(each.lost == 0 for each in targets) and delivered >= {each.name for each in claims}
     withdrawn = all(each.withdrawn for each in revoked)
+    flashed = all(each.after not in ("", each.before) for each in repurposed)
+    contained = all(each.untouched == each.others and each.state in ("Failed", "RolledBack") for each in halted)
     return Report(
-        ok=bound and complete and withdrawn,
+        ok=bound and complete and withdrawn and flashed and contained,
         claims=tuple(claims),
         targets=tuple(targets),
         revoked=tuple(revoked),
+        repurposed=tuple(repurposed),
+        halted=tuple(halted),
         steps=dict(steps),
     )
 

@@ -14,8 +14,9 @@ from edge_resource_manager.domain import wire
 from edge_resource_manager.domain.matching import Candidate, Fails, Need, judge
 from scripts.demo.inventory import UNITS
 from scripts.demo.observe import Offer
-from scripts.demo.report import Report, TargetOutcome, plot
-from scripts.demo.story import ClaimProgress, Story
+from scripts.demo.progress import ClaimProgress
+from scripts.demo.report import Halted, Report, Repurposed, TargetOutcome, plot
+from scripts.demo.story import Story
 from scripts.demo.trust import LostTrust
 
 
@@ -70,6 +71,20 @@ def lost(console: Console, lost: LostTrust) -> None:
     table.add_row("last reading", f"{lost.seconds:.2f} s after it was tampered with")
     for name, said in lost.claims.items():
         table.add_row(f"claim {name}", said)
+    console.print(table)
+
+
+def repurposed(console: Console, made: Repurposed, halted: Halted | None) -> None:
+    """What was flashed, and what was not."""
+    table = _table("Flashed", "device", "firmware", "came of it")
+    table.add_row(
+        made.device,
+        f"{made.before} → {made.after}",
+        f"attested and bound; first reading {made.seconds_to_first_message:.2f} s after the claim",
+    )
+    if halted is not None:
+        table.add_row(halted.device, halted.rollout, f"{halted.state} {halted.reason}: {halted.message}")
+        table.add_row(f"{halted.others} others", halted.rollout, f"{halted.untouched} untouched")
     console.print(table)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from crds.models.fluidos import FLUIDOS_NAMESPACE, IDENTITY_CONFIG_MAP
 from scripts.demo.crew import Crew
 from scripts.demo.factory import Boards
+from scripts.demo.flashing import Flashing
 from scripts.demo.identities import Flags, Identities
 from scripts.demo.inventory import NAMESPACE, DeviceVersion, boards, device, device_model
 from scripts.testbed.broker import Broker, BrokerTls
@@ -76,8 +77,8 @@ class Site(ABC):
         if self.identities is not None:
             self._flags |= {name: self.identities.socket(name, node=node) for name in accounts}
 
-    def start_manager(self, crew: Crew, module: str, *flags: str) -> None:
-        """Start `edge_resource_manager` or `router_manager`.
+    def start_manager(self, crew: Crew, module: str, *flags: str | Path) -> None:
+        """Start `edge_resource_manager`, `router_manager` or `flash_controller`.
 
         It keeps its name, so that it takes its Lease over from its own earlier life at once.
         """
@@ -156,10 +157,14 @@ class Provider(Site):
         number: from 1; odd ones have KubeEdge's newer Devices, and more of them.
         directory: of all sites.
         boards: the devices that can prove what they are; None without identities.
+        flashes: whether it gives them other firmware.
     """
 
-    def __init__(self, cluster: Cluster, number: int, *, directory: Path, boards: Boards | None = None) -> None:
+    def __init__(
+        self, cluster: Cluster, number: int, *, directory: Path, boards: Boards | None = None, flashes: bool = False
+    ) -> None:
         super().__init__(cluster, number, directory=directory, insecure=boards is None)
+        self._flashing = Flashing(self, directory / cluster.name / "flashing") if flashes else None
         self.gateway = f"127.0.0.1:{free_port()}"
         self._boards = boards
         self._tls: BrokerTls | None = None
@@ -192,6 +197,8 @@ class Provider(Site):
             self.identities.prepare()
             self.identify("edge-resource-manager", "rear-gateway", "router-manager")
             self.identify("relay", "edge-agent", node=self.node)
+            if self._flashing is not None:
+                self._flashing.prepare()
             data, onboarding, self._mapper = (
                 self.identities.files(name, account, node=self.node)
                 for name, account in (("broker", "broker"), ("onboarding", "broker"), ("mapper", "mapper"))
@@ -223,7 +230,10 @@ class Provider(Site):
         if self.identities is not None:
             known = ("--onboarding", self.broker.agent_onboarding_url, "--issuer", self.identities.issuer)
             agent = self.account("edge-agent", node=self.node)
-            crew.start_probed(f"{self.name}-edge-agent", "edge_resource_manager.agent", *agent, *node, *known)
+            links = self._flashing.links if self._flashing else ()
+            crew.start_probed(f"{self.name}-edge-agent", "edge_resource_manager.agent", *agent, *node, *known, *links)
+        if self._flashing is not None:
+            self._flashing.start(crew)
 
     def plug_in(self) -> None:
         """Apply the KubeEdge Devices of its boards."""
@@ -244,3 +254,9 @@ class Provider(Site):
             return {**found, "svid": str(self._mapper)}
         identity = self._boards.identity(board, attest=self.broker.onboarding_url, bundle=self.identities.bundle)
         return {**found, "identity": identity}
+
+    def hardware(self, name: str) -> dict[str, Any]:
+        """What the simulator needs to know of a board that belongs here, whatever it runs."""
+        if self._boards is None or self.identities is None:
+            raise RuntimeError(f"{self.name} has no identities")
+        return self._boards.hardware(name, attest=self.broker.onboarding_url, bundle=self.identities.bundle)

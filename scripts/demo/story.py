@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import orjson
 
 from crds.models.sensorclaim import Binding
-from scripts.demo.claims import Ask, asks
+from scripts.demo.claims import asks
 from scripts.demo.crew import Crew
 from scripts.demo.factory import Boards
 from scripts.demo.inventory import boards
-from scripts.demo.observe import Offer, SinkClient, acknowledged, claims, known_clusters, offers, simulated
-from scripts.demo.report import BoundFlavor, ClaimOutcome, Report, Revoked, TargetOutcome, judge, target_outcome
+from scripts.demo.observe import Offer, acknowledged, claims, known_clusters, offers, simulated
+from scripts.demo.progress import ClaimProgress
+from scripts.demo.report import (
+    Halted,
+    Report,
+    Repurposed,
+    judge,
+)
+from scripts.demo.repurpose import Act
 from scripts.demo.site import Consumer, Lan, Provider
 from scripts.demo.stage import Stage
 from scripts.demo.trust import LostTrust, identify, tamper
-from scripts.sink.record import Arrival, Received
+from scripts.demo.workshop import Workshop
 from scripts.testbed.binaries import Binaries
 from scripts.testbed.controlplane import ControlPlanes
 from scripts.testbed.processes import Child, ChildFailedError, free_port
@@ -50,38 +57,7 @@ class Options:
     discover: bool
     replay: Path | None
     insecure: bool
-
-
-@dataclass(slots=True)
-class ClaimProgress:
-    """One claim on its way."""
-
-    ask: Ask
-    consumer: Consumer
-    applied_at: float
-    bound: tuple[Offer, ...] = ()
-    seconds_to_bound: float | None = None
-    message: str = "no status yet"
-    owed: frozenset[str] = frozenset()
-    received: dict[str, Received] = field(default_factory=dict)
-
-    @property
-    def sink(self) -> SinkClient:
-        """Where its readings arrive."""
-        return SinkClient(self.consumer.sink_port)
-
-    def has_all(self, endpoint: str) -> bool:
-        """Whether this endpoint has every reading that it is owed."""
-        return self.owed <= self.arrivals(endpoint).keys()
-
-    def arrivals(self, endpoint: str) -> Mapping[str, Arrival]:
-        """What counts as arrived: where signed readings are asked for, those that the bound device itself signed."""
-        received = self.received.get(endpoint)
-        found = received.arrivals if received else {}
-        if self.ask.spec.get("integrity") != "Signed":
-            return found
-        devices = {offer.device: offer.view.trust.spiffe_id for offer in self.bound if offer.view.trust}
-        return {reading: it for reading, it in found.items() if it.signed_by and it.signed_by == devices.get(it.device)}
+    repurpose: bool
 
 
 class Story:
@@ -108,6 +84,8 @@ class Story:
         self._stack = stack
         self.boards = None if options.insecure else Boards(directory / "boards")
         self.lost: LostTrust | None = None
+        self.repurposed: Repurposed | None = None
+        self.halted: Halted | None = None
         self.crew = Crew(directory)
 
     def tell(self) -> None:
@@ -128,13 +106,20 @@ class Story:
         idle.stop(timeout=15)
         self._deliver()
         if self.boards is not None:
+            if self.options.repurpose:
+                self._repurpose(self.boards)
             self._lose_trust(self.boards)
 
     def report(self, error: str | None = None) -> Report:
         """The outcome as far as it is known."""
-        targets = [self._target(each, endpoint) for each in self.progress for endpoint in each.ask.endpoints]
-        claims = [self._outcome(each) for each in self.progress]
-        report = judge(claims, targets, steps=self._stage.steps, revoked=self._revoked())
+        report = judge(
+            [each.outcome(self.options.providers) for each in self.progress],
+            [each.target(endpoint) for each in self.progress for endpoint in each.ask.endpoints],
+            steps=self._stage.steps,
+            revoked=() if self.lost is None else (self.lost.outcome,),
+            repurposed=() if self.repurposed is None else (self.repurposed,),
+            halted=() if self.halted is None else (self.halted,),
+        )
         return report if error is None else report.model_copy(update={"ok": False, "error": error})
 
     def start_devices(self, name: str, *arguments: str) -> Child:
@@ -159,7 +144,13 @@ class Story:
             for number, cluster in enumerate(consuming, 1)
         ]
         self.providers = [
-            Provider(cluster, number, directory=self._directory, boards=self.boards)
+            Provider(
+                cluster,
+                number,
+                directory=self._directory,
+                boards=self.boards,
+                flashes=self.options.repurpose and number == 1,
+            )
             for number, cluster in enumerate(providing, 1)
         ]
 
@@ -269,7 +260,7 @@ class Story:
                 bindings = filter(_is_bought, claim.status.bindings)
                 each.bound = tuple(by_flavor[bound.flavor] for bound in bindings if bound.flavor in by_flavor)
                 each.message = "; ".join(f"{it.type}={it.status}: {it.message}" for it in claim.status.conditions)
-                if self._satisfied(each):
+                if each.satisfied(self.options.providers):
                     each.seconds_to_bound = now - each.applied_at
         return all(each.seconds_to_bound is not None for each in self.progress)
 
@@ -280,16 +271,12 @@ class Story:
             if each.seconds_to_bound is None
         )
 
-    def _satisfied(self, each: ClaimProgress) -> bool:
-        bound = frozenset(offer.view.sensor.uid for offer in each.bound)
-        return each.ask.satisfied(bound, providers=self.options.providers)
-
     def _first_readings(self) -> None:
         """Until every target has a reading of every sensor that it shall get: only then is anything owed."""
         missing: list[str] = []
 
         def all_flow() -> bool:
-            missing[:] = [line for each in self.progress for line in self._silent(each)]
+            missing[:] = [line for each in self.progress for line in each.silent()]
             return not missing
 
         with self._stage.step("first readings at every endpoint"):
@@ -299,15 +286,6 @@ class Story:
                 limit=READY_LIMIT_SECONDS,
                 known=lambda: "\n".join(missing),
             )
-
-    def _silent(self, each: ClaimProgress) -> Iterable[str]:
-        for endpoint in each.ask.endpoints:
-            target = each.ask.target(endpoint)
-            each.received[endpoint] = each.sink.received(target)
-            heard = {(it.device, it.sensor) for it in each.arrivals(endpoint).values()}
-            for offer in each.bound:
-                if (offer.device, offer.view.sensor.model) not in heard:
-                    yield f"{target}: nothing of {offer.device} {offer.view.sensor.model} yet"
 
     def _deliver(self) -> None:
         log = self._directory / "acknowledged"
@@ -347,6 +325,30 @@ class Story:
                 return
             time.sleep(max(0.1, 5 * (time.monotonic() - began)))
 
+    def _repurpose(self, boards: Boards) -> None:
+        """What no device is, one becomes; and firmware that fails, which one device finds out for all."""
+        directory = self._directory / "repurposing"
+        directory.mkdir()
+        provider = self.providers[0]
+        with self._stage.step("signed firmware in a registry, and boards that measure nothing"):
+            workshop = Workshop(provider, directory / "workshop", stack=self._stack)
+            act = Act(
+                provider=provider,
+                consumer=self.consumers[0],
+                crew=self.crew,
+                boards=boards,
+                workshop=workshop,
+                directory=directory,
+                limit=READY_LIMIT_SECONDS,
+            )
+            act.prepare()
+        with self._stage.step("a claim that no device satisfies: one is flashed, attested, bound") as say:
+            self.repurposed = act.repurpose()
+            say(f"{self.repurposed.device}: {self.repurposed.before} becomes {self.repurposed.after}")
+        with self._stage.step("firmware that fails: the first device goes back, the others are not touched") as say:
+            self.halted = act.fail()
+            say(f"{self.halted.device}: {self.halted.state}")
+
     def _lose_trust(self, boards: Boards) -> None:
         """Firmware that was tampered with, and lies about it, on a device whose data flows: the last act."""
         devices = self.start_devices("devices-before-tampering", "--rate", str(IDLE_RATE))
@@ -357,33 +359,6 @@ class Story:
             self.lost = tamper(victim, self.crew, boards=boards, progress=self.progress, limit=READY_LIMIT_SECONDS)
             say(f"{victim.device}: {self.lost.reason}")
         devices.stop(timeout=15)
-
-    def _revoked(self) -> tuple[Revoked, ...]:
-        return () if self.lost is None else (self.lost.outcome,)
-
-    def _outcome(self, each: ClaimProgress) -> ClaimOutcome:
-        first = [it.at for received in each.received.values() for it in received.arrivals.values()]
-        return ClaimOutcome(
-            name=each.ask.name,
-            cluster=each.consumer.name,
-            bound=tuple(
-                BoundFlavor(
-                    flavor=offer.name,
-                    provider=offer.provider.name,
-                    spiffe_id=offer.view.trust.spiffe_id if offer.view.trust else None,
-                    tier=offer.view.trust.tier if offer.view.trust else None,
-                )
-                for offer in each.bound
-            ),
-            seconds_to_bound=None if each.seconds_to_bound is None else round(each.seconds_to_bound, 3),
-            seconds_to_first_message=round(min(first) - each.applied_at, 3) if first else None,
-            satisfied=self._satisfied(each),
-        )
-
-    def _target(self, each: ClaimProgress, endpoint: str) -> TargetOutcome:
-        return target_outcome(
-            name=each.ask.target(endpoint), claim=each.ask.name, owed=each.owed, arrivals=each.arrivals(endpoint)
-        )
 
 
 def _is_bought(binding: Binding) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from crds.models.dataroute import DataRoute
 from crds.models.leafdevice import LeafDevice
@@ -13,12 +13,10 @@ from scripts.demo.crew import Crew
 from scripts.demo.factory import Boards
 from scripts.demo.identities import Identities
 from scripts.demo.observe import Offer, claims, offers
+from scripts.demo.progress import ClaimProgress
 from scripts.demo.report import Revoked
 from scripts.demo.site import Consumer, Provider, Site
 from scripts.simulator.tamper import tamper_with
-
-if TYPE_CHECKING:
-    from scripts.demo.story import ClaimProgress
 
 QUIET_SECONDS: Final = 2.0
 """Without a reading of the device, after everything of it is gone."""
