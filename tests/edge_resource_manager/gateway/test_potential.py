@@ -1,0 +1,187 @@
+"""What an idle device could become, for whom, and when not."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from crds.errors import InvalidField
+from crds.models.firmware import Firmware
+from crds.models.leafdevice import LeafDevice
+from edge_resource_manager.domain.repurposing import (
+    BYTES_PER_SECOND,
+    Potential,
+    expected_seconds,
+    failure,
+    is_over,
+    parse_policy,
+    potentials,
+    rollout,
+    runs,
+)
+from edge_resource_manager.gateway.offers import read_flavor
+from spire.domain.spiffe_id import TrustDomain
+from tests.edge_resource_manager import firmwares, workshop
+from tests.edge_resource_manager.firmwares import WIND, firmware
+from tests.edge_resource_manager.workshop import TERMS
+
+NOW = datetime(2026, 11, 21, 13, tzinfo=UTC)
+BUYER = TrustDomain("consumer")
+CATALOG = tuple(firmware(name, status) for name, status in workshop.STATUS.items())
+
+
+def found(
+    leaf: LeafDevice | None = None,
+    *catalog: Firmware,
+    buyer: TrustDomain | None = BUYER,
+    **rule: Any,
+) -> list[Potential]:
+    policy = parse_policy(workshop.policy("edge", **rule))
+    return list(potentials(leaf or workshop.leaf(), catalog or CATALOG, policy=policy, buyer=buyer, now=NOW))
+
+
+def changed(spec: dict[str, Any] | None = None, status: dict[str, Any] | None = None) -> LeafDevice:
+    return workshop.leaf(
+        spec={**workshop.spec("thermometer", node="edge-1"), **(spec or {})},
+        status={**workshop.status("thermometer"), **(status or {})},
+    )
+
+
+def counting(counter: int) -> dict[str, Any]:
+    trust = workshop.status("thermometer")["trust"]
+    return {"trust": {**trust, "firmware": {**trust["firmware"], "securityCounter": counter}}}
+
+
+def test_an_idle_device_could_be_what_the_catalog_has_for_its_board() -> None:
+    [one] = found()
+    assert (one.firmware, one.sensor.uid, one.trust.application, one.trust.firmware) == ("wind", "wind/1", "wind", WIND)
+    assert one.view.repurpose_seconds == one.expected_seconds == 11
+    listed = read_flavor(one.flavor(TERMS))
+    assert listed.view == one.view
+    assert listed.type_data["characteristics"]["properties"]["additional"]["repurposeSeconds"] == "11"
+    assert one.flavor_id(TERMS) == one.flavor(TERMS).metadata.name
+
+
+@pytest.mark.parametrize(
+    "leaf",
+    [
+        changed({"update": None}),
+        changed({"ueid": None}),
+        changed({"board": {"name": "esp32s3"}}),
+        changed({"board": {}}),
+        changed(status={"trust": None}),
+        changed(status={"trust": {**workshop.status("thermometer")["trust"], "tier": "GatewayVouched"}}),
+        changed(status={"trust": {**workshop.status("thermometer")["trust"], "expirationTime": firmwares.NOW}}),
+        changed(status=workshop.status("thermometer", flashing="True")),
+        changed(
+            status={"conditions": [{**workshop.status("wind", flashing="False")["conditions"][0], "type": "Online"}]}
+        ),
+        changed(status=counting(1)),
+        workshop.leaf("wind", spec=workshop.spec("wind", node="edge-1", board={"name": "other"})),
+    ],
+)
+def test_a_device_that_cannot_prove_or_take_it_is_offered_as_nothing(leaf: LeafDevice) -> None:
+    assert found(leaf) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "offered"),
+    [
+        ({"trustDomains": ["consumer"]}, True),
+        ({"trustDomains": ["somebody"]}, False),
+        ({"applications": ["w*"]}, True),
+        ({"applications": ["thermo*"]}, False),
+        ({"devices": {"namespaces": ["other"]}}, False),
+        ({"devices": {"names": ["boa*"]}}, True),
+        ({"devices": {"nodes": ["edge-2"]}}, False),
+        ({"devices": {"boards": ["NRF52840-DK"]}}, True),
+        ({"devices": {"boards": ["esp32*"]}}, False),
+        ({"maxSeconds": 11}, True),
+        ({"maxSeconds": 10}, False),
+    ],
+)
+def test_only_what_the_provider_opted_in_to(rule: dict[str, Any], offered: bool) -> None:
+    assert bool(found(**rule)) is offered
+
+
+def test_a_device_rests_after_a_flash() -> None:
+    flashed = changed(status=workshop.status("thermometer", flashing="False", since="2026-11-21T12:30:00Z"))
+    assert found(flashed, cooldownSeconds=1800)
+    assert not found(flashed, cooldownSeconds=1801)
+
+
+def test_nobody_who_proves_nothing_is_one_of_a_trust_domain() -> None:
+    assert found(buyer=None)
+    assert not found(buyer=None, trustDomains=["consumer"])
+
+
+def test_of_one_application_the_newest_that_is_ready_counts() -> None:
+    sensor = firmwares.sensor("WindSpeed", "m/s")
+    versions = [
+        firmware(f"wind-{index}", firmwares.status("wind", f"{index:02x}" * 32, sensor, **facts))
+        for index, facts in enumerate(
+            [
+                {"version": "1.9.0"},
+                {"version": "1.10.0"},
+                {"version": "9.0.0", "ready": "False"},
+                {"version": "8.0.0", "board": "esp32s3"},
+            ]
+        )
+    ]
+    assert [each.firmware for each in found(None, *versions)] == ["wind-1"]
+    unmeasured = firmware("wind-9", firmwares.status("wind", None, sensor, version="7.0.0"))
+    assert [each.firmware for each in found(None, *versions, unmeasured)] == ["wind-1"]
+
+
+def test_counters_never_go_back() -> None:
+    kept = firmware("wind", firmwares.status("wind", WIND, firmwares.sensor("WindSpeed", "m/s"), securityCounter=3))
+    assert found(changed(status=counting(3)), kept)
+    assert not found(changed(status=counting(4)), kept)
+
+
+@given(size=st.integers(0, 2**32), protocol=st.sampled_from(sorted(BYTES_PER_SECOND)))
+@settings(max_examples=50)
+def test_nothing_is_expected_sooner_than_its_bytes_can_go(size: int, protocol: Any) -> None:
+    assert expected_seconds(size, protocol=protocol) * BYTES_PER_SECOND[protocol] >= size
+
+
+def test_a_rollout_is_for_one_device_and_ends() -> None:
+    made = rollout("repurpose-1", namespace="edge", device="board", firmware="wind", seconds=30, afterwards="thermo")
+    assert made.spec.devices.names == ("board",)
+    assert (made.spec.deadline_seconds, made.spec.attestation, made.spec.policy) == (60, "Required", "OnlyNewer")
+    assert not is_over(made)
+    assert failure(made) is None
+    for state, why in (
+        ("Confirmed", None),
+        ("Failed", "Failed (BadDigest): no"),
+        ("RolledBack", "RolledBack (BadDigest): no"),
+    ):
+        told = {"name": "board", "state": state, "reason": "BadDigest", "message": "no"}
+        over = made.manifest() | {"status": {"finishedTime": firmwares.NOW, "devices": [told]}}
+        assert failure(type(made).parse(over)) == why
+    assert failure(type(made).parse(made.manifest() | {"status": {"finishedTime": firmwares.NOW}})) is not None
+
+
+def test_what_runs_already_need_not_be_brought_back() -> None:
+    thermo, wind = CATALOG
+    assert runs(workshop.leaf(), thermo)
+    assert not runs(workshop.leaf(), wind)
+    assert runs(workshop.leaf(), None), "what does not exist cannot be brought back"
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("rules: [{}]", "rules[0].trustDomains"),
+        ("rules: [{trustDomains: ['*'], cooldown: 5}]", "rules[0].cooldown"),
+        ("rules: [{trustDomains: ['*'], maxSeconds: 0}]", "rules[0].maxSeconds"),
+        ("rules: [{trustDomains: ['*'], devices: {boards: ['a?b']}}]", "rules[0].devices.boards[0]"),
+        ("", "rules"),
+    ],
+)
+def test_what_is_wrong_in_a_policy_is_named(text: str, field: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        parse_policy({"data": {"policy.yaml": text}})
+    assert caught.value.field == f"ConfigMap fluidos-edge-repurposing, policy.yaml.{field}"
