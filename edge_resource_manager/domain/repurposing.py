@@ -105,7 +105,10 @@ class Potential:
         data = flavor.spec.flavor_type.type_data
         marked = {**data, "characteristics": potential(data["characteristics"], self.expected_seconds)}
         kind = flavor.spec.flavor_type.model_copy(update={"type_data": marked})
-        return flavor.model_copy(update={"spec": flavor.spec.model_copy(update={"flavor_type": kind})})
+        # The time of an offer is that of its object, and the device is all that there is of this one.
+        dated = flavor.metadata.model_copy(update={"creation_timestamp": self.leaf.metadata.creation_timestamp})
+        spec = flavor.spec.model_copy(update={"flavor_type": kind})
+        return flavor.model_copy(update={"metadata": dated, "spec": spec})
 
     @property
     def agreed(self) -> Agreed:
