@@ -241,7 +241,7 @@ async def test_a_failed_write_that_cannot_be_undone_is_written_over(
     spool = Spool.open(tmp_path)
     kept = await append(spool, b"kept")
 
-    def broken(file: int | Path, *arguments: Any) -> None:
+    def broken(file: Any, *arguments: Any) -> None:
         if arguments[1:]:
             write(file, *arguments)
         raise OSError(errno.EIO, "disk")
