@@ -118,6 +118,11 @@ ensure_registry() {
     switch_off docker-registry
 }
 
+# For the example of how firmware is packaged.
+ensure_arm_compiler() {
+    command -v arm-none-eabi-gcc >/dev/null || apt_install "the compiler for Cortex-M" gcc-arm-none-eabi
+}
+
 # A real device for tests: Zephyr in QEMU.
 ensure_zephyr() {
     command -v qemu-system-arm >/dev/null || apt_install "the emulator QEMU" qemu-system-arm

@@ -6,6 +6,7 @@ setup
 ensure_kafka
 ensure_influxdb
 ensure_registry
+ensure_arm_compiler
 ensure_zephyr
 
 failed=()
