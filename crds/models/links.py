@@ -42,7 +42,7 @@ class Ended(IntEnum):
     @property
     def may_pass(self) -> bool:
         """Whether another try may find it otherwise."""
-        return self in {Ended.BUSY, Ended.DEVICE_GONE, Ended.LEASE_OVER}
+        return self not in {Ended.NO_WAY, Ended.NOT_A_FRAME}
 
     @property
     def reason(self) -> str:

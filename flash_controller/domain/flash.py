@@ -155,7 +155,7 @@ def next_step(wanted: Wanted, seen: Seen, course: Course, *, patience: timedelta
         return _judge(wanted, seen, course, patience=patience, now=now)
     slot = seen.installed.find(wanted.measurement)
     pending = slot is not None and slot.pending
-    if not seen.installed.settled and not pending and seen.can.reverts:
+    if seen.installed.active is not None and not seen.installed.settled and not pending and seen.can.reverts:
         return Revert()  # somebody else's trial: until it has ended, there is no room
     if pending and course.tried is not None and now < course.tried + RESTART:
         return AwaitRestart()

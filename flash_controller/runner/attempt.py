@@ -165,12 +165,15 @@ class Attempt:
             case Kept() | Back() | Stuck():
                 return step
             case Write():
-                await self._write(updater, installed)
+                try:
+                    image = await self._fetch(updater, installed)
+                except Retryable as error:
+                    return GaveUp(Refusal(getattr(error, "reason", FlashReason.UNAVAILABLE), str(error)))
+                await self._write(updater, image)
             case Try():
                 await self._try(updater)
             case AwaitRestart():
-                await self._device.drop()
-                await asyncio.sleep(RESTART_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                await self._restarting()
             case AwaitEvidence(until):
                 await self._reporter.enter("Attesting", FlashReason.AWAITING_EVIDENCE)
                 await self._leaf.news(within=min(LOOK_SECONDS, max(0.0, (until - self._clock()).total_seconds())))
@@ -182,15 +185,12 @@ class Attempt:
                 await updater.confirm(self._wanted.measurement)
             case Revert():
                 await updater.revert()
-                await self._device.drop()
-                await asyncio.sleep(RESTART_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                await self._restarting()
             case _:
                 assert_never(step)
         return None
 
-    async def _write(self, updater: Updater, installed: Installed) -> None:
-        image = await self._fetch(updater, installed)
-
+    async def _write(self, updater: Updater, image: bytes) -> None:
         def progress(taken: int, total: int) -> None:
             self._setbacks = 0
             self._reporter.counted(taken, total)
@@ -211,4 +211,9 @@ class Attempt:
         trust = self._leaf.trust
         outdated = trust if trust is not None and disagreement(self._wanted, trust) is not None else None
         self._course = replace(self._course, outdated=outdated)
+        await self._restarting()
+
+    async def _restarting(self) -> None:
+        """A device answers before it restarts, and for a moment after that."""
         await self._device.drop()
+        await asyncio.sleep(RESTART_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter

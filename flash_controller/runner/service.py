@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, TypeVar, assert_never
@@ -12,7 +12,7 @@ from typing import Final, TypeVar, assert_never
 import structlog
 
 from crds.conditions import parse_timestamp
-from crds.errors import Retryable, Terminal
+from crds.errors import Retryable, Stopped, Terminal
 from crds.kube.client import Kube
 from crds.kube.lease import Lost
 from crds.kube.queue import backoff
@@ -42,6 +42,7 @@ log = structlog.get_logger(__name__)
 
 API_SECONDS: Final = 60.0
 """How long an API server that is away, or a Lease of somebody who is gone, is waited for before there is anything."""
+LONGEST_PAUSE: Final = 5.0
 
 R = TypeVar("R", bound=Resource)
 T = TypeVar("T")
@@ -113,9 +114,10 @@ class Runner:
         Raises:
             Terminal: the device does not run what it shall, or another attempt has it.
             Retryable: the API server is away and nothing was begun, or stays away and nothing can be told.
+            Stopped: told to before anything was begun.
         """
         try:
-            earlier = await _patiently(self._reporter.take)
+            earlier = await _patiently(self._reporter.take, stop=stop)
             verdict = await self._held(earlier, stop)
             await self._reporter.conclude(verdict.state, verdict.reason, verdict.message, retryable=verdict.retryable)
         except Lost as error:
@@ -131,6 +133,8 @@ class Runner:
             if holding.done():
                 holding.result()
             return flashing.result()
+        except Stopped as error:
+            return Verdict("Failed", FlashReason.STOPPED, str(error), retryable=True)
         except Terminal as error:
             return Verdict("Failed", error.reason, str(error))
         except Retryable as error:
@@ -142,8 +146,8 @@ class Runner:
 
     async def _flash(self, earlier: FlashReport | None, stop: asyncio.Event) -> Verdict:
         settings = self._settings
-        leaf = await self._read(LeafDevice, settings.device)
-        firmware = await self._read(Firmware, settings.firmware)
+        leaf = await self._read(LeafDevice, settings.device, stop=stop)
+        firmware = await self._read(Firmware, settings.firmware, stop=stop)
         release = release_for(firmware, settings.digest)
         part, proving = part_for(leaf, release), proves(leaf)
         followed = FollowedLeaf(self._kube, leaf)
@@ -195,18 +199,19 @@ class Runner:
 
         return connect
 
-    async def _read(self, kind: type[R], name: str) -> R:
-        found = await _patiently(lambda: self._kube.get(kind, name, namespace=self._settings.namespace))
+    async def _read(self, kind: type[R], name: str, *, stop: asyncio.Event) -> R:
+        found = await _patiently(lambda: self._kube.get(kind, name, namespace=self._settings.namespace), stop=stop)
         if found is None:
             raise Terminal(f"there is no {kind.crd.kind} {name}", reason=FlashReason.NOT_FOUND)
         return found
 
 
-async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+async def _patiently(ask: Callable[[], Awaitable[T]], *, stop: asyncio.Event) -> T:
     """Ask until there is an answer.
 
     Raises:
         Retryable: there is none in API_SECONDS.
+        Stopped: `stop` was set before there was one.
     """
     loop = asyncio.get_running_loop()
     until, failures = loop.time() + API_SECONDS, 0
@@ -215,8 +220,11 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
             return await ask()
         except Retryable as error:
             failures += 1
-            pause = min(error.after or backoff(failures), 5.0)
+            pause = min(error.after or backoff(failures), LONGEST_PAUSE)
             if loop.time() + pause > until:
                 raise
             log.info("not yet", error=str(error))
-            await asyncio.sleep(pause)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await stop.wait()
+            raise Stopped("told to stop")

@@ -117,7 +117,7 @@ class Leases:
         if leaf is None:
             raise _End(Ended.UNKNOWN_DEVICE, f"this node has no LeafDevice {'/'.join(key)}")
         if leaf.spec.update is None:
-            raise _End(Ended.NO_WAY, "spec.update of the LeafDevice says no way for firmware")
+            raise _End(Ended.UNKNOWN_DEVICE, "spec.update of the LeafDevice says no way for firmware")
         try:
             way = await self._opener.open(leaf.spec.update)
         except Retryable as error:

@@ -25,11 +25,12 @@ async def test_the_device_says_the_way_and_not_who_asks() -> None:
     async with Station().serve() as station, asyncio.timeout(LIMIT_SECONDS):
         station.device("lamp")
         station.device("esp", protocol="NubificusOTA", address="127.0.0.1:80")
-        expected = {"nobody": "UnknownDevice", "lamp": "NoWay", "esp": "NoWay"}
-        for name, reason in expected.items():
+        expected = {"nobody": "has no LeafDevice site/nobody", "lamp": "says no way", "esp": "no --inbound"}
+        for name, said in expected.items():
             error = await refusal(station, name)
-            assert isinstance(error, Terminal)
-            assert error.reason == reason
+            assert said in str(error)
+            # What the agent's watch has not brought yet may come; flags stay.
+            assert isinstance(error, Terminal if name == "esp" else Retryable)
 
 
 @pytest.mark.parametrize(

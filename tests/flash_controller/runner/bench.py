@@ -82,18 +82,28 @@ class Bench:
         await self.kube.create(leaf, manager="test")
         self.station.leaves[self.device] = leaf
 
-    async def offer(self, data: bytes, *, application: str = "environment", board: str = BOARD, **status: Any) -> None:
+    async def offer(
+        self,
+        data: bytes,
+        *,
+        application: str = "environment",
+        board: str = BOARD,
+        repository: str = "",
+        host: str = "",
+        **status: Any,
+    ) -> None:
         """Put an image into the registry and the catalog."""
         recipe = validate(Recipe, {"application": application, "boards": {board: {"image": "image.bin"}}})
         layout = compose(recipe, {board: Built("image.bin", data)})
-        digest, repository = layout.index.digest, f"{self.registry}/{self.namespace}"
-        async with Registry(repository, plain_http=True) as registry:
+        digest, place = layout.index.digest, f"{self.registry}/{self.namespace}"
+        told = f"{host or self.registry}/{repository or self.namespace}"
+        async with Registry(place, plain_http=True) as registry:
             await push(registry, layout, tags=())
             release = release_of(await read_package(registry, digest), signed_by="maker")
         self.flags |= {"digest": digest, "firmware": "offered"}
         firmware = Firmware(
             metadata=ObjectMeta(name="offered", namespace=self.namespace),
-            spec=FirmwareSpec(repository=repository, digest=digest, plain_http=True),
+            spec=FirmwareSpec(repository=told, digest=digest, plain_http=True),
         )
         await self.kube.create(firmware, manager="test")
         said = release.dump() | {"conditions": [_true("Ready")]} | status

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ class Board(asyncio.DatagramProtocol):
     Attributes:
         silent_from: reboots after which it never answers again.
         mute: it boots and attests nothing.
-        claims: the measurement that its certificate has, whatever runs.
+        claims: measurements that its certificates have instead, by measurement.
+        hangs: measurement of an image that its watchdog ends.
+        written: bytes of images that arrived.
         boots: what it ran, by measurement, one after the other.
         dropped: called with each frame before it is answered; True loses it.
     """
@@ -33,7 +35,9 @@ class Board(asyncio.DatagramProtocol):
         self.flash.install(runs)
         self.silent_from: int | None = None
         self.mute = False
-        self.claims: str | None = None
+        self.claims: dict[str, str] = {}
+        self.hangs = ""
+        self.written = 0
         self.boots: list[str] = []
         self.dropped: Callable[[bytes], bool] = lambda _: False
         self.port = 0
@@ -67,14 +71,15 @@ class Board(asyncio.DatagramProtocol):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def prove(self) -> None:
-        """Attest anew."""
-        await self._attest(evidence(self._slot, claims=self.claims))
+    async def prove(self, *, minutes: float = 60) -> None:
+        """Attest anew, for so long."""
+        await self._attest(evidence(self._slot, claims=self.claims, minutes=minutes))
 
     def datagram_received(self, data: bytes, peer: Any) -> None:
         if self._server is None or self.dropped(data):
             return
         self._resetting = False
+        self.written += len(data) if len(data) > 256 else 0
         try:
             answer = self._server.answer(data)
         except PowerCutError:
@@ -98,6 +103,10 @@ class Board(asyncio.DatagramProtocol):
             except PowerCutError:
                 self.flash.power = None
         self.boots.append(self._slot.image.measurement)
+        if self.runs == self.hangs:
+            await asyncio.sleep(0.1)
+            self.reset()
+            return
         if self.silent_from is not None and len(self.boots) > self.silent_from:
             return
         self._server = SmpServer(self.flash, reset=self._to_reset)
@@ -105,17 +114,19 @@ class Board(asyncio.DatagramProtocol):
             await self.prove()
 
 
-def evidence(slot: Slot, *, claims: str | None) -> dict[str, Any]:
+def evidence(slot: Slot, *, claims: Mapping[str, str], minutes: float) -> dict[str, Any]:
     """What the issuer writes of a board that attested."""
     image: Image = slot.image
     now = datetime.now(UTC)
-    firmware = {"measurement": claims or image.measurement, "version": image.version}
-    if image.security_counter is not None:
-        firmware["securityCounter"] = image.security_counter  # type: ignore[assignment]
+    firmware = {
+        "measurement": claims.get(image.measurement, image.measurement),
+        "version": image.version,
+        "securityCounter": image.security_counter or 0,
+    }
     return {
         "tier": "Attested",
         "application": application_of(slot).application,
         "firmware": firmware,
         "attestedTime": timestamp(now),
-        "expirationTime": timestamp(now + timedelta(hours=1)),
+        "expirationTime": timestamp(now + timedelta(minutes=minutes)),
     }
