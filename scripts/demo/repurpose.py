@@ -37,7 +37,7 @@ ASK: Final = Ask(
         "sensor": {"type": "Visibility"},
         "limits": {"latencyMicroseconds": {"lessThan": 50_000}},
         "count": 1,
-        "repurpose": {"mode": "Allow", "maxSeconds": 60},
+        "repurpose": {"mode": "Allow", "maxSeconds": 120},
     },
     endpoints={ENDPOINT: "NDJSON"},
     wanted=lambda _board, part: "Visibility" in part.accuracy,
@@ -198,7 +198,7 @@ def _rollout(package: Package, devices: Sequence[str]) -> dict[str, Any]:
             "firmwareRef": {"name": package.name},
             "devices": {"names": list(devices)},
             "strategy": {"canary": {"count": 1}, "maxFailurePercent": 0},
-            "deviceTimeoutSeconds": 60,
+            "deviceTimeoutSeconds": 120,
             "retries": 0,
         },
     }

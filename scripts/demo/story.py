@@ -36,6 +36,7 @@ from scripts.testbed.controlplane import ControlPlanes
 from scripts.testbed.processes import Child, ChildFailedError, free_port
 
 READY_LIMIT_SECONDS: Final = 60.0
+FLASH_LIMIT_SECONDS: Final = 120.0
 QUIET_LIMIT_SECONDS: Final = 15.0
 """Nothing new at any target for this long: what is missing then is lost."""
 SETTLE_SECONDS: Final = 0.5
@@ -339,7 +340,7 @@ class Story:
                 boards=boards,
                 workshop=workshop,
                 directory=directory,
-                limit=READY_LIMIT_SECONDS,
+                limit=FLASH_LIMIT_SECONDS,
             )
             act.prepare()
         with self._stage.step("a claim that no device satisfies: one is flashed, attested, bound") as say:

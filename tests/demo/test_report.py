@@ -16,7 +16,9 @@ from scripts.demo.inventory import boards, uid
 from scripts.demo.report import (
     BoundFlavor,
     ClaimOutcome,
+    Halted,
     Report,
+    Repurposed,
     TargetOutcome,
     judge,
     percentile,
@@ -75,6 +77,42 @@ def test_all_delivered_is_ok() -> None:
 )
 def test_anything_less_is_not(claims: list[ClaimOutcome], targets: list[TargetOutcome]) -> None:
     assert not judge(claims, targets, steps={}).ok
+
+
+def flashed(*, after: str = "visibility") -> Repurposed:
+    return Repurposed(device="d", before="idle", after=after, digest=None, seconds_to_first_message=1.0)
+
+
+def stopped(*, state: str = "RolledBack", untouched: int = 2) -> Halted:
+    return Halted(rollout="r", device="d", state=state, reason="", message="", untouched=untouched, others=2)
+
+
+@pytest.mark.parametrize(
+    ("repurposed", "halted", "ok"),
+    [
+        (flashed(), stopped(), True),
+        (flashed(), stopped(state="Failed"), True),
+        (flashed(after="idle"), stopped(), False),
+        (flashed(after=""), stopped(), False),
+        (flashed(), stopped(state="Confirmed"), False),
+        (flashed(), stopped(untouched=1), False),
+    ],
+    ids=[
+        "as it should",
+        "left where it was",
+        "still what it was",
+        "unproven",
+        "firmware that fails",
+        "one more touched",
+    ],
+)
+def test_what_was_flashed_has_changed_and_what_fails_fails_once(
+    repurposed: Repurposed, halted: Halted, ok: bool
+) -> None:
+    delivered = [target({"1"}, {"1"})]
+    report = judge([claim()], delivered, steps={}, repurposed=[repurposed], halted=[halted])
+    assert report.ok is ok
+    assert report.document()["repurposed"][0]["from"] == "idle"
 
 
 def test_only_what_is_owed_counts() -> None:

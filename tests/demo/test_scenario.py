@@ -87,11 +87,12 @@ def assert_nothing_left(state: Path) -> None:
 
 @pytest.mark.control_plane
 @pytest.mark.broker
+@pytest.mark.timeout(300)
 def test_claims_become_delivered_readings_and_stop_ends_it_all(state: Path, tmp_path: Path) -> None:
     report_file = tmp_path / "report.json"
     size = ("--consumers", "1", "--providers", "1", "--messages", "40", "--rate", "20")
-    with demo(state, *size, "--keep", "--report", report_file) as process:
-        assert process.wait(150) == 0, output(state)  # it returns, and what it started stays
+    with demo(state, *size, "--keep", "--repurpose", "--report", report_file) as process:
+        assert process.wait(240) == 0, output(state)  # it returns, and what it started stays
         assert "to end it" in output(state)
         report = json.loads(report_file.read_text())
         kubeconfig = re.search(r"^export KUBECONFIG=(.+)$", output(state), re.MULTILINE)
@@ -104,6 +105,7 @@ def test_claims_become_delivered_readings_and_stop_ends_it_all(state: Path, tmp_
     assert_nothing_left(state)
     assert report["ok"], report
     assert_scenarios(report)
+    assert_flashed(report)
 
 
 def assert_scenarios(report: dict[str, Any]) -> None:
@@ -132,6 +134,17 @@ def assert_scenarios(report: dict[str, Any]) -> None:
     for target in targets.values():
         flavors = len(claims[target["claim"]]["bound"])
         assert (target["published"], target["delivered"], target["lost"]) == (40 * flavors, 40 * flavors, 0)
+
+
+def assert_flashed(report: dict[str, Any]) -> None:
+    (repurposed,) = report["repurposed"]
+    assert (repurposed["from"], repurposed["to"]) == ("idle", "visibility")
+    assert repurposed["digest"].startswith("sha256:")
+    assert repurposed["secondsToFirstMessage"] > 0
+    (halted,) = report["halted"]
+    assert halted["state"] == "RolledBack"
+    assert halted["device"] != repurposed["device"]
+    assert halted["untouched"] == halted["others"] == 2
 
 
 @pytest.mark.control_plane
@@ -172,6 +185,12 @@ def test_a_report_that_cannot_be_written_ends_it_at_once(state: Path, tmp_path: 
         assert process.wait(30) == 2
     assert "absent" in output(state)
     assert_nothing_left(state)
+
+
+def test_nobody_is_flashed_who_can_prove_nothing(state: Path) -> None:
+    with demo(state, "--repurpose", "--insecure") as process:
+        assert process.wait(30) == 2
+    assert "--repurpose" in output(state)
 
 
 def test_stop_without_a_demo_says_so(state: Path) -> None:
