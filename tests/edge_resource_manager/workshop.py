@@ -1,13 +1,15 @@
 """A board that can be made into something else, and who does that: as discovery, issuer and flash controller do it."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
 from crds.conditions import timestamp
-from crds.kube.client import Kind, Kube
+from crds.kube.client import Kind, Kube, NotFound
 from crds.models.firmware import Release
 from crds.models.firmwarerollout import FirmwareRollout
 from crds.models.flash_report import FLASHING
@@ -17,6 +19,7 @@ from crds.models.repurposing import REPURPOSING_CONFIG_MAP, REPURPOSING_KEY
 from edge_resource_manager.domain.flavors import Terms, flavor_of
 from edge_resource_manager.domain.following import provided
 from edge_resource_manager.domain.publication import proven
+from scripts.testbed.cluster import Cluster
 from tests.edge_resource_manager import firmwares
 from tests.edge_resource_manager.firmwares import BOARD, THERMOMETER, WIND
 
@@ -63,9 +66,10 @@ def spec(application: str, *, node: str, name: str = "board", **changed: Any) ->
 
 def status(application: str, *, flashing: str | None = None, since: str = firmwares.NOW) -> dict[str, Any]:
     """Of it, as those who write it leave it."""
-    told = {"type": FLASHING, "status": flashing, "reason": "Job", "message": "", "lastTransitionTime": since}
+    told = {"status": "True", "reason": "Told", "message": "", "lastTransitionTime": since}
+    flash = [{**told, "type": FLASHING, "status": flashing}] if flashing else []
     return {
-        "conditions": [told] if flashing else [],
+        "conditions": [{**told, "type": "Attested"}, *flash],
         "trust": {
             "tier": "Attested",
             "spiffeID": f"spiffe://provider/device/{UEID}/app/{application}",
@@ -90,15 +94,29 @@ def leaf(application: str = "thermometer", *, namespace: str = "edge", **changed
 class Workshop:
     """One board on a cluster, in a namespace of its own."""
 
-    def __init__(self, kube: Kube, namespace: str) -> None:
+    def __init__(self, kube: Kube, issuer: Kube, namespace: str) -> None:
         self.kube = kube
+        self._issuer = issuer
         self.namespace = namespace
 
-    async def open(self, application: str = "thermometer") -> None:
-        """The board runs an application, and the catalog has both."""
-        for name, found in STATUS.items():
-            await firmwares.publish(self.kube, name, found, namespace=self.namespace)
-        await self.become(application)
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, cluster: Cluster, namespace: str, *, application: str = "thermometer") -> AsyncIterator[Self]:
+        """The board runs an application, and the catalog has both; in the end the provider opts in to nothing."""
+        account = cluster.service_account_kubeconfig("fluidos", "identity-issuer")
+        async with (
+            await Kube.connect(kubeconfig=cluster.kubeconfig) as kube,
+            await Kube.connect(kubeconfig=account) as issuer,
+        ):
+            shop = cls(kube, issuer, namespace)
+            for name, found in STATUS.items():
+                await firmwares.publish(kube, name, found, namespace=namespace)
+            await shop.become(application)
+            try:
+                yield shop
+            finally:
+                with suppress(NotFound):
+                    await kube.request("DELETE", CONFIG_MAP)
 
     async def allow(self, **rule: Any) -> None:
         await self._apply(CONFIG_MAP, policy(self.namespace, **rule))
@@ -125,9 +143,15 @@ class Workshop:
     async def say(self, application: str, *, flashing: str | None = None) -> None:
         """Issuer and flash controller say how the board stands."""
         said = status(application, flashing=flashing, since=timestamp(datetime.now(UTC)))
-        await self.kube.apply_status(
-            LeafDevice, name="board", namespace=self.namespace, status=said, manager="issuer-and-flash-controller"
-        )
+        attested, *flash = said["conditions"]
+        for kube, what in ((self._issuer, {**said, "conditions": [attested]}), (self.kube, {"conditions": flash})):
+            await kube.apply_status(
+                LeafDevice,
+                name="board",
+                namespace=self.namespace,
+                status=what,
+                manager="issuer" if kube is self._issuer else "flash-controller",
+            )
 
     async def rollouts(self) -> dict[str, FirmwareRollout]:
         found = await self.kube.list(FirmwareRollout, namespace=self.namespace)

@@ -76,7 +76,7 @@ def test_an_idle_device_could_be_what_the_catalog_has_for_its_board() -> None:
         changed(status={"trust": {**workshop.status("thermometer")["trust"], "expirationTime": firmwares.NOW}}),
         changed(status=workshop.status("thermometer", flashing="True")),
         changed(
-            status={"conditions": [{**workshop.status("wind", flashing="False")["conditions"][0], "type": "Online"}]}
+            status={"conditions": [{**workshop.status("wind", flashing="False")["conditions"][-1], "type": "Online"}]}
         ),
         changed(status=counting(1)),
         workshop.leaf("wind", spec=workshop.spec("wind", node="edge-1", board={"name": "other"})),
