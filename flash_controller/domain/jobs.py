@@ -90,6 +90,7 @@ def job_of(
         "digest": target.digest,
         "policy": "Always" if flash.goal == "RollBack" else spec.policy,
         "attestation": spec.attestation,
+        "cache": f"{form.folder}/images",
     }
     labels = {COMPONENT: RUNNER}
     return {

@@ -209,13 +209,14 @@ def _held(spec: FirmwareRolloutSpec, devices: tuple[DeviceFlash, ...], *, batch:
         return _Held(RolloutReason.CANCELLED, "what runs comes to an end")
     if spec.desired == "Suspend":
         return _Held(RolloutReason.SUSPENDED, "spec.desired is Suspend")
-    so_far = [each for each in devices if each.batch <= batch]
+    fresh = not any(each.attempts or each.state in FINAL_STATES for each in devices if each.batch == batch)
+    so_far = [each for each in devices if each.batch < batch + (not fresh)]
     failed = sum(each.state in ("Failed", "RolledBack") for each in so_far)
     limit = spec.strategy.max_failure_percent
     if failed * 100 > limit * len(so_far):
         message = f"{failed} of {len(so_far)} devices failed, more than spec.strategy.maxFailurePercent {limit}"
         return _Held(RolloutReason.TOO_MANY_FAILURES, message)
-    if not any(each.attempts for each in devices if each.batch == batch):
+    if fresh:
         asked = spec.strategy.approval == "EachBatch" or (spec.strategy.approval == "AfterCanary" and batch == 1)
         if asked and spec.approved_batches < batch:
             message = f"spec.approvedBatches is {spec.approved_batches}, {batch} lets batch {batch + 1} begin"
