@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from benchmarks import fuzz_relay
+from benchmarks import fuzz_firmware, fuzz_relay
 from crds.errors import InvalidField
 from crds.predicate import compile_predicate
 from scripts.simulator.dice import BOOT_LOADER, Device, Image
@@ -87,7 +87,7 @@ def targets() -> dict[str, Target]:
         "readings": Target(lambda data: readings.verify(data, bundles=bundles, now=NOW), (message,)),
         "spiffe_id": Target(lambda data: SpiffeId.parse(data.decode("utf-8", "replace")), (b"spiffe://a.b/c/d",)),
         "svid": Target(lambda data: svid.verify_svid([data], bundles=bundles, now=NOW), (own.chain[0],)),
-        **{name: Target(*each) for name, each in fuzz_relay.targets().items()},
+        **{name: Target(*each) for name, each in (fuzz_firmware.targets() | fuzz_relay.targets()).items()},
     }
 
 
