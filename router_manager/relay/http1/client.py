@@ -19,6 +19,7 @@ from router_manager.relay.http1.answers import Reply
 from router_manager.relay.http1.connection import Connection, StaleError
 
 _IDLE_SECONDS = 60.0
+_LOOK_SECONDS = 0.1
 _URL_CHARACTERS = "/?#[]@!$&'()*+,;=:%"
 
 
@@ -44,6 +45,9 @@ class HttpClient:
         self._policy = policy
         self._timeout_seconds = timeout_seconds
         self._user_agent = user_agent
+        self._busy: dict[Connection, float] = {}
+        """When the answer is due. A timer for each request would cost as much as reading the answer."""
+        self._watching: asyncio.TimerHandle | None = None
         self._idle: dict[_Place, list[Connection]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
         self._system_roots: ssl.SSLContext | None = None
@@ -72,32 +76,39 @@ class HttpClient:
         if head.count("\n") != len(lines) + 5:
             raise ValueError("a header with a line break")
         request = head.encode()
-        async with asyncio.timeout(self._timeout_seconds):
-            while (kept := self._take(place)) is not None:
-                try:
-                    return await self._exchange(place, kept, request, body)
-                except StaleError:
-                    continue
-            return await self._exchange(place, await self._connect(place), request, body)
+        due = asyncio.get_running_loop().time() + self._timeout_seconds
+        while (kept := self._take(place)) is not None:
+            try:
+                return await self._exchange(place, kept, request, body, due=due)
+            except StaleError:
+                continue
+        async with asyncio.timeout_at(due):
+            made = await self._connect(place)
+        return await self._exchange(place, made, request, body, due=due)
 
     async def close(self) -> None:
         """Close what is idle."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        for timer in (self._sweeping, self._watching):
+            if timer is not None:
+                timer.cancel()
         for connections in self._idle.values():
             for connection in connections:
                 connection.close()
         self._idle.clear()
         await asyncio.sleep(0)  # transports close with the next round of the loop
 
-    async def _exchange(self, place: _Place, connection: Connection, head: bytes, body: bytes) -> Reply:
+    async def _exchange(self, place: _Place, connection: Connection, head: bytes, body: bytes, *, due: float) -> Reply:
+        loop = asyncio.get_running_loop()
+        self._busy[connection] = due
+        self._watching = self._watching or loop.call_later(_LOOK_SECONDS, self._watch)
         try:
             reply = await connection.ask(head, body)
         except BaseException:
             connection.close()
             raise
+        finally:
+            del self._busy[connection]
         if reply.reusable and connection.at_rest:
-            loop = asyncio.get_running_loop()
             connection.rested_at = loop.time()
             self._idle.setdefault(place, []).append(connection)
             self._sweeping = self._sweeping or loop.call_later(_IDLE_SECONDS, self._sweep)
@@ -109,6 +120,14 @@ class HttpClient:
         """The one that was used last, so that the others can go."""
         connections = self._idle.get(place)
         return connections.pop() if connections else None
+
+    def _watch(self) -> None:
+        """Give up answers that are late."""
+        loop = asyncio.get_running_loop()
+        for connection, due in self._busy.items():
+            if due <= loop.time():
+                connection.give_up()
+        self._watching = loop.call_later(_LOOK_SECONDS, self._watch) if self._busy else None
 
     def _sweep(self) -> None:
         """Close what has been idle for a minute: also what nobody will ask for, since its context is renewed."""

@@ -64,6 +64,7 @@ class Connection(asyncio.Protocol):
 
         Raises:
             StaleError: it was closed while it was idle; the request can go elsewhere.
+            TimeoutError: somebody gave it up.
             OSError: the connection or the answer failed.
         """
         if self._transport is None or self._lost:
@@ -73,6 +74,11 @@ class Connection(asyncio.Protocol):
         reply = await self._answered
         self._used, self._answered, self._reader = True, None, ReplyReader()
         return reply
+
+    def give_up(self) -> None:
+        """Wait no longer for the answer."""
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(TimeoutError())
 
     def close(self) -> None:
         """At once, whatever is on its way."""
