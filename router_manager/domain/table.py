@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from pydantic import Field
 
+from crds.models.addresses import Address
 from crds.models.base import Model
 from crds.models.dataroute import DataRoute, ResolvedSource
 from crds.models.delivery import Endpoint, PayloadFilter
 from crds.models.retention import Retention
 from crds.models.trust import TrustDomainText
-from router_manager.domain.encoding import PLAIN, Form, Writers, writers
+from router_manager.domain.encoding import PLAIN, Carrier, Form, Writers, carrier_of, writers
 from router_manager.domain.filters import Filter
 from router_manager.domain.kubeedge import forwarded_topic
 from router_manager.domain.partition import Partition
@@ -98,6 +99,11 @@ class Way:
 
     route: RouteName
     target: Endpoint
+    address: Address
+    """Of the target."""
+    location: str
+    """The same as one URL."""
+    carrier: Carrier
     peer: Peer
     feeds: Mapping[str, Feed]
     clocks: Mapping[str, Pointer]
@@ -202,6 +208,9 @@ def ways(table: Table) -> dict[LaneKey, Way]:
             found[LaneKey(route.uid, target.name)] = Way(
                 route=RouteName(route.namespace, route.name),
                 target=target,
+                address=target.address,
+                location=target.location,
+                carrier=carrier_of(target),
                 peer=peer_of(target, trust_domain=route.trust_domain),
                 feeds=feeds,
                 clocks=clocks,

@@ -32,7 +32,7 @@ from router_manager.domain.batching import (
     judge,
     shrunk,
 )
-from router_manager.domain.encoding import carrier_of, write
+from router_manager.domain.encoding import write
 from router_manager.domain.filters import Drop, FilterState
 from router_manager.domain.payload import Record
 from router_manager.domain.table import LaneKey, Way
@@ -74,7 +74,7 @@ class Pump:
         self._position = position
         self._written: int | None = None
         self._outlet = outlet
-        self._turn = outlet.turns.of(way.target.location)
+        self._turn = outlet.turns.of(way.location)
         self._record_limit = outlet.limits.records
         self._states: dict[str, FilterState] = {}
         self._floor = 0
@@ -91,7 +91,7 @@ class Pump:
         if way.filter != self.way.filter:
             self._states.clear()
         self.way = way
-        self._turn = self._outlet.turns.of(way.target.location)
+        self._turn = self._outlet.turns.of(way.location)
         self.lane.configure(way.feeds)
         self._due = 0.0
         self._woken.set()
@@ -194,7 +194,7 @@ class Pump:
             # A topic that went and came back meanwhile is wanted from its return on.
             if (feed := way.feeds.get(record.topic)) and record.id >= feed.since and record.id not in buried
         ]
-        written = write(wanted, carrier=carrier_of(way.target), writers=way.writers)
+        written = write(wanted, carrier=way.carrier, writers=way.writers)
         if written.unencodable:
             await self.bury(written.unencodable)
             buried.update([record.id for record, _ in written.unencodable])

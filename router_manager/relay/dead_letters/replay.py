@@ -18,7 +18,7 @@ import structlog
 
 from crds.errors import InvalidField
 from router_manager.domain.batching import Delivered, Refused, Retry, Split, backoff_seconds, batch_id, judge
-from router_manager.domain.encoding import carrier_of, write
+from router_manager.domain.encoding import write
 from router_manager.domain.payload import Record
 from router_manager.domain.table import LaneKey
 from router_manager.relay.dead_letters.letter import Letter
@@ -111,7 +111,7 @@ class Replayer:
         way, outlet = pump.way, self._outlet
         again = [(record, "the route no longer has its source") for record in records if record.topic not in way.feeds]
         wanted = [record for record in records if record.topic in way.feeds]
-        written = write(wanted, carrier=carrier_of(way.target), writers=way.writers)
+        written = write(wanted, carrier=way.carrier, writers=way.writers)
         again += written.unencodable
         if written.records:
             # Another key than that of the first time: a target may remember what it answered to that.

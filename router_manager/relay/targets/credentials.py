@@ -87,8 +87,8 @@ class Credentials:
             return None
         name = f"{way.route.namespace}.{target.credential}"
         credential = self._read(name)
-        if not credential.is_for(target.location):
-            raise CredentialError(f"credential {name} is not for {target.location}, but for {credential.origin}")
+        if not credential.is_for(way.location):
+            raise CredentialError(f"credential {name} is not for {way.location}, but for {credential.origin}")
         return credential
 
     def _read(self, name: str) -> Credential:

@@ -52,7 +52,7 @@ class Exits:
 
     async def send(self, batch: Batch) -> Answer:
         """See Exit."""
-        return await self._exits[type(batch.way.target.address)].send(batch)
+        return await self._exits[type(batch.way.address)].send(batch)
 
     async def close(self) -> None:
         """See Exit."""

@@ -80,7 +80,7 @@ class HttpExit:
         if target.compression != "None":
             headers["Content-Encoding"] = CONTENT_ENCODINGS[target.compression]
         body = await self._bodies.make(batch.parts, encoding=target.encoding, compression=target.compression)
-        return await self._poster.post(target.location, body, headers, peer=batch.way.peer)
+        return await self._poster.post(batch.way.location, body, headers, peer=batch.way.peer)
 
     async def close(self) -> None:
         """See Exit."""

@@ -35,7 +35,7 @@ class InfluxExit:
 
     async def send(self, batch: Batch) -> Answer:
         """See Exit."""
-        address = batch.way.target.address
+        address = batch.way.address
         assert isinstance(address, InfluxDB)  # noqa: S101 - Exits hands over by type
         try:
             credential = self._credentials.of(batch.way)

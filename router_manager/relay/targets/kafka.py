@@ -55,7 +55,7 @@ class KafkaExit:
 
     async def send(self, batch: Batch) -> Answer:
         """See Exit."""
-        address = batch.way.target.address
+        address = batch.way.address
         assert isinstance(address, Kafka)  # noqa: S101 - Exits hands over by type
         self._renew()
         lane = batch.way.route, batch.way.target.name, batch.replayed

@@ -100,7 +100,7 @@ class MqttExit:
         return Receipts(tuple(sorted(refused.items())))
 
     async def _publisher(self, way: Way) -> Publisher:
-        address = way.target.address
+        address = way.address
         assert isinstance(address, Mqtt)  # noqa: S101 - Exits hands over by type
         credential = self._credentials.of(way)
         place = _Place(address.url, address.version, self._contexts.of(way.peer, address.url), credential)
@@ -135,7 +135,7 @@ class MqttExit:
 
 def topics_of(batch: Batch) -> list[str]:
     """The target's topic for each record."""
-    address = batch.way.target.address
+    address = batch.way.address
     assert isinstance(address, Mqtt)  # noqa: S101 - as above
     made: dict[str, str] = {}
     for record in batch.records:
