@@ -30,6 +30,7 @@ _MAX_REPORTS_PER_SECOND = 20
 """Of all routes together: readings must not cost the API server anything."""
 _LOOK_SECONDS = 1.0
 _MAX_MESSAGE = 1024
+_AT_A_TIME = 100
 
 
 Routes = Mapping[RouteName, Sequence[Pump]]
@@ -86,10 +87,6 @@ def compose(
         p50, p99 = sent.report.p50_microseconds, sent.report.p99_microseconds
     last_ns = max(one.last_delivered_ns for one in statistics)
     oldest_ns = min((pump.lane.oldest_ns for pump in pumps if pump.lane.oldest_ns is not None), default=None)
-    problems = [trouble] if trouble else []
-    problems += [f"{pump.key.target}: {pump.statistics.problem}" for pump in pumps if pump.statistics.problem]
-    damaged = max(pump.lane.damaged for pump in pumps)
-    problems += [f"{damaged} places of the spool could not be read"] if damaged else []
     return RelayReport(
         node=node,
         delivered=delivered,
@@ -104,9 +101,17 @@ def compose(
         p50_microseconds=latest.percentile(0.5) or p50,
         p99_microseconds=latest.percentile(0.99) or p99,
         last_delivered_time=rfc3339(last_ns) if last_ns else None,
-        message="; ".join(problems)[:_MAX_MESSAGE],
+        message=_message(pumps, trouble),
         insecure=insecure or None,
     )
+
+
+def _message(pumps: Sequence[Pump], trouble: str) -> str:
+    problems = [trouble] if trouble else []
+    problems += [f"{pump.key.target}: {pump.statistics.problem}" for pump in pumps if pump.statistics.problem]
+    damaged = max([pump.lane.damaged for pump in pumps])
+    problems += [f"{damaged} places of the spool could not be read"] if damaged else []
+    return "; ".join(problems)[:_MAX_MESSAGE]
 
 
 class Reports:
@@ -157,7 +162,9 @@ class Reports:
         interval = max(_INTERVAL_SECONDS, len(routes) / _MAX_REPORTS_PER_SECOND)
         # People wait for what was never reported; then for what was reported longest ago.
         due = sorted(routes, key=lambda route: self._sent[route].at if route in self._sent else float("-inf"))
-        for route in [*self._sent.keys() - routes.keys(), *due]:
+        for number, route in enumerate([*self._sent.keys() - routes.keys(), *due]):
+            if number % _AT_A_TIME == 0:
+                await asyncio.sleep(0)  # thousands of routes must not hold readings up
             if self._pace.spend(0, now=now):
                 return
             try:
@@ -172,16 +179,16 @@ class Reports:
             await self._tell(route, None, now)
             del self._sent[route]
             return
-        delivered = sum(pump.statistics.delivered for pump in pumps)
+        delivered = sum([pump.statistics.delivered for pump in pumps])
         first = delivered and (sent is None or not sent.report.delivered)
         if sent is not None and not first and now - sent.at < interval:
+            return
+        if sent is None and not delivered and not _message(pumps, self._trouble()):
             return
         report = compose(pumps, node=self._node, insecure=self._insecure, trouble=self._trouble(), now=now, sent=sent)
         if self._forwarding is not None:
             known = self._forwarding(route)
             report = report.model_copy(update={"missing": known.missing, "silent": known.silent})
-        if sent is None and not delivered and not report.message:
-            return
         if sent is None or report != sent.report:
             await self._tell(route, report, now)
             self._sent[route] = _Sent(now, report, Latencies.merged(pump.statistics.latencies for pump in pumps))
