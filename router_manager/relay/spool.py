@@ -26,8 +26,8 @@ from router_manager.relay.segment import LEAST_RECORD_BYTES, MARK_BYTES, Damage,
 
 log = structlog.get_logger(__name__)
 
-_PAGE_BYTES = 128 << 10
-"""Parsing a page holds the interpreter for about a millisecond: no longer, for the sake of the live lanes."""
+_PAGE_BYTES = 32 << 10
+"""A page is parsed, and delivered, in a few tenths of a millisecond: no longer, for the sake of the live lanes."""
 _INDEX_BYTES = 256 << 10
 _LEAST_SEGMENTS = 8
 """What is given back is given back by the segment: a small spool has small ones."""
