@@ -54,7 +54,7 @@ def main() -> int:
             log = stack.enter_context(options.acknowledged.open("a")) if options.acknowledged else None
             ports = stack.enter_context(closing(Ports()))
             for device, recording in zip(updatable, recordings[len(sensors) :], strict=True):
-                port = ports.open(device.address)
+                port = ports.open(device.address, bytes_per_second=device.flash_bytes_per_second)
                 board = Updatable(device, port=port, recording=recording, first=options.first, log=log)
                 board.start()
                 stack.enter_context(closing(board))

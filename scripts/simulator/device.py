@@ -46,6 +46,8 @@ class UpdatableDevice(Model):
     image: File | None = None
     update: Annotated[str, Field(max_length=261, pattern=r"^udp://[^/:@\s]+:[0-9]{1,5}$")]
     """Where its SMP server listens."""
+    flash_bytes_per_second: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """How fast its flash, or the radio before it, takes an image; as fast as it comes when absent."""
     key: File | None = None
     """Public key (PEM) that its boot layer demands the signature of."""
     identity: BoardIdentity | None = None

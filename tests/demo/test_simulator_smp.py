@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ class Board:
     def __init__(self, directory: Path, **entry: Any) -> None:
         self.directory = directory
         self.ports = Ports()
-        self.port = self.ports.open(("127.0.0.1", 0))
+        self.port = self.ports.open(("127.0.0.1", 0), bytes_per_second=entry.get("flashBytesPerSecond"))
         self.number: int = self.port.socket.getsockname()[1]
         Flash(directory).install(image("1.0.0"))
         words = {"device": "b1", "slots": str(directory), "update": f"udp://127.0.0.1:{self.number}"}
@@ -127,6 +128,19 @@ async def test_a_board_that_went_dark_over_an_upload_comes_back(tmp_path: Path) 
             await board.test(image("2.0.0", size=200_000), limit=1)
         await board.runs("1.0.0")
         await board.test(image("2.0.0", size=200_000))
+        await board.runs("2.0.0")
+    finally:
+        board.close()
+
+
+async def test_a_flash_takes_its_time(tmp_path: Path) -> None:
+    data = image("2.0.0")
+    board = Board(tmp_path, flashBytesPerSecond=2 * len(data))
+    try:
+        await board.runs("1.0.0")
+        began = time.monotonic()
+        await board.test(data)
+        assert time.monotonic() - began >= 0.5
         await board.runs("2.0.0")
     finally:
         board.close()
