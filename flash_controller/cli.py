@@ -17,7 +17,7 @@ from typing import Any, Final
 import orjson
 from pydantic import TypeAdapter, ValidationError
 
-from crds.errors import EdgeError, InvalidField
+from crds.errors import EdgeError, InvalidField, Terminal
 from crds.models.base import invalid_field
 from crds.models.firmware import Digest, Repository, Tag
 from flash_controller.domain.composition import compose
@@ -31,6 +31,7 @@ from flash_controller.packaging.inspection import as_text, describe_image, descr
 from flash_controller.packaging.layout import load, save
 from flash_controller.packaging.login import logged_in
 from flash_controller.packaging.publish import push, sign
+from flash_controller.reasons import FirmwareReason
 
 PASSWORD: Final = "FIRMWARE_KEY_PASSWORD"  # noqa: S105 - the name of a variable
 _TAG: Final[TypeAdapter[str]] = TypeAdapter(Tag)
@@ -115,7 +116,7 @@ async def _inspect_reference(options: argparse.Namespace) -> dict[str, Any]:
         package = await read_package(registry, found.digest)
         signed_by = verified_by(found.digest, await signatures(registry, found.digest), keys) if keys else None
     if keys and signed_by is None:
-        raise InvalidField(field="signature", value=None, expected=f"one by {', '.join(keys)}")
+        raise Terminal(f"{found.digest} is not signed", reason=FirmwareReason.UNSIGNED)
     return describe_package(package, signed_by)
 
 

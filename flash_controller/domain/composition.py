@@ -67,8 +67,8 @@ def compose(recipe: Recipe, built: Mapping[str, Built]) -> Layout:
         _check(recipe, board, image)
     whole = Facts(
         application=recipe.application,
-        version=recipe.version or _common("version", {image.version for image in images.values()}),
-        security_counter=recipe.security_counter,
+        version=_version(recipe, {image.version for image in images.values()}),
+        security_counter=_counter(recipe, {image.security_counter for image in images.values()}),
     )
     blobs = _Blobs()
     index = _index(recipe, whole, tuple(_part(blobs, board, whole, built[board], images[board]) for board in built))
@@ -113,12 +113,18 @@ def _agree(stated: str, wanted: str) -> bool:
     return header.core == recipe.core and header.build in ("", recipe.build)
 
 
-def _common(field: str, said: set[str | None]) -> str:
-    if len(said) == 1 and (found := said.pop()) is not None:
-        return found
-    raise InvalidField(
-        field=field, value=None, expected=f"a value, for the images say {sorted(map(str, said)) or 'none'}"
-    )
+def _version(recipe: Recipe, stated: set[str | None]) -> str:
+    found = recipe.version or (stated.pop() if len(stated) == 1 else None)
+    if found is None:
+        expected = f"a value, for the images say {', '.join(sorted(filter(None, stated))) or 'nothing'}"
+        raise InvalidField(field="version", value=None, expected=expected)
+    return found
+
+
+def _counter(recipe: Recipe, stated: set[int | None]) -> int | None:
+    if recipe.security_counter is None and len(stated) == 1:
+        return stated.pop()
+    return recipe.security_counter
 
 
 def _index(recipe: Recipe, whole: Facts, parts: tuple[Descriptor, ...]) -> Index:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -16,6 +17,7 @@ from flash_controller.domain.manifests import digest_of
 
 MAX_BYTES: Final = 2**30
 POLL_SECONDS: Final = 0.05
+PART: Final = ".part"
 
 
 class Cache:
@@ -43,10 +45,7 @@ class Cache:
         """
         found = await self._find(digest)
         if found is None:
-            with self._path(digest, ".part").open("a+b") as file:
-                # Its holder is another process; the kernel gives the lock back when that dies.
-                while not _lock(file):  # noqa: ASYNC110 - there is no event to wait for
-                    await asyncio.sleep(POLL_SECONDS)
+            with await self._locked(self._path(digest, PART)) as file:
                 found = await self._find(digest)
                 if found is None:
                     await fill(file)
@@ -54,11 +53,21 @@ class Cache:
                     found = await self._find(digest)
         return found
 
+    async def _locked(self, path: Path) -> BinaryIO:
+        """The file, which nobody else writes. The kernel gives a lock back when its holder dies."""
+        while True:
+            file = path.open("a+b")
+            # Whoever had it may have put it into its place, or removed it, while we waited.
+            if _lock(file) and _is(file, path):
+                return file
+            file.close()
+            await asyncio.sleep(POLL_SECONDS)
+
     def _keep(self, digest: str, file: BinaryIO) -> None:
         file.flush()
         os.fsync(file.fileno())
         path = self._path(digest)
-        self._path(digest, ".part").replace(path)
+        self._path(digest, PART).replace(path)
         self._prune(path)
 
     async def _find(self, digest: str) -> bytes | None:
@@ -80,18 +89,35 @@ class Cache:
         return data
 
     def _prune(self, newest: Path) -> None:
-        held = sorted(((entry.stat(), Path(entry)) for entry in os.scandir(self._folder)), key=_last_use)
+        held = sorted(_stats(self._folder), key=lambda each: each[0].st_mtime)
         size = sum(stat.st_size for stat, _ in held)
         for stat, path in held:
             if size <= self._max_bytes:
                 return
-            if path != newest:
-                path.unlink(missing_ok=True)
+            if path != newest and _remove(path):
                 size -= stat.st_size
 
 
-def _last_use(held: tuple[os.stat_result, Path]) -> float:
-    return held[0].st_mtime
+def _stats(folder: Path) -> Iterator[tuple[os.stat_result, Path]]:
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another process makes room as well
+            yield path.stat(), path
+
+
+def _remove(path: Path) -> bool:
+    """Removes a file, but nothing that is being written."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        if path.suffix == PART and not _lock(file):
+            return False
+        path.unlink()
+    return True
+
+
+def _is(file: BinaryIO, path: Path) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: BinaryIO) -> bool:

@@ -6,6 +6,7 @@ under a tag of the subject's digest, which everybody who attaches something brin
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
@@ -33,6 +34,7 @@ from flash_controller.oci.transport import CHUNK, Transport, read
 from flash_controller.reasons import PackageReason
 
 MAX_TAGS: Final = 10_000
+_DIGEST: Final = re.compile("sha256:[0-9a-f]{64}")
 _ACCEPT: Final = {"Accept": ", ".join(ACCEPTED)}
 
 
@@ -58,8 +60,8 @@ class Registry(Transport):
     async def digest(self, tag: str) -> str:
         """What a tag points to now."""
         async with self.request("HEAD", f"manifests/{tag}", headers=_ACCEPT) as answer:
-            stated = answer.headers.get("Docker-Content-Digest")
-        return stated or digest_of(await self.manifest(tag))
+            stated = answer.headers.get("Docker-Content-Digest", "")
+        return stated if _DIGEST.fullmatch(stated) else digest_of(await self.manifest(tag))
 
     async def tags(self) -> list[str]:
         """All tags, up to MAX_TAGS."""

@@ -162,10 +162,13 @@ async def test_a_cache_is_not_believed(proxy: Proxy, shelf: Shelf, cache: Cache,
 
 async def test_a_cache_keeps_what_was_used_last(proxy: Proxy, shelf: Shelf, tmp_path: Path) -> None:
     small = Cache(tmp_path / "small", max_bytes=IMAGE_BYTES + 20_000)
+    abandoned = tmp_path / "small" / "sha256-0.part"
+    abandoned.write_bytes(bytes(IMAGE_BYTES))
     for board in BOARDS[:3]:
         await get(proxy, shelf, small, board=board)
     held = [each.stat().st_size for each in (tmp_path / "small").iterdir()]
     assert sum(held) <= IMAGE_BYTES + 20_000
+    assert not abandoned.exists()
     proxy.seen.clear()
     await get(proxy, shelf, small, board=BOARDS[2])
     assert proxy.seen == []

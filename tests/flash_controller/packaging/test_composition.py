@@ -94,8 +94,13 @@ def test_a_header_need_not_say_more_than_the_release(version: str) -> None:
 
 
 def test_boards_of_different_versions_are_no_package() -> None:
-    with pytest.raises(InvalidField, match=r"the images say \['1\.2\.3', '2\.0\.0'\]"):
+    with pytest.raises(InvalidField, match=r"the images say 1\.2\.3, 2\.0\.0"):
         composed({"esp32s3": esp_idf(), "esp32c6": esp_idf(chip=13, version="2.0.0")})
+
+
+def test_images_without_headers_need_a_version() -> None:
+    with pytest.raises(InvalidField, match="version: None is not valid, expected a value, for the images say nothing"):
+        composed({"a": b"x", "b": b"y"})
 
 
 def test_two_spellings_of_a_board_are_refused() -> None:
