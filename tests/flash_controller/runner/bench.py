@@ -13,7 +13,7 @@ from typing import Any
 
 from crds.conditions import timestamp
 from crds.errors import EdgeError
-from crds.kube.client import LEASES, Kube
+from crds.kube.client import LEASES, MERGE_PATCH, Kube, NotFound
 from crds.models.base import ObjectMeta, validate
 from crds.models.firmware import Firmware, FirmwareSpec
 from crds.models.flash_report import FlashReport
@@ -135,12 +135,32 @@ class Bench:
         return await self.report()
 
     async def report(self) -> FlashReport:
-        lease = await self.kube.request(
-            "GET", LEASES.path(namespace=self.namespace, name=flash_lease_name(self.device))
-        )
-        report = report_of(lease)
+        report = await self.report_if_any()
         assert report is not None
         return report
+
+    async def reported(self, state: str) -> None:
+        """Wait until a runner says so."""
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while True:
+                report = await self.report_if_any()
+                if report is not None and report.state == state:
+                    return
+                await asyncio.sleep(0.05)
+
+    async def report_if_any(self) -> FlashReport | None:
+        try:
+            return report_of(await self.kube.request("GET", self._lease))
+        except NotFound:
+            return None
+
+    async def change_lease(self, **spec: Any) -> None:
+        """What another holder does, or time."""
+        await self.kube.request("PATCH", self._lease, body={"spec": spec}, content_type=MERGE_PATCH)
+
+    @property
+    def _lease(self) -> str:
+        return LEASES.path(namespace=self.namespace, name=flash_lease_name(self.device))
 
 
 def _true(kind: str) -> dict[str, str]:

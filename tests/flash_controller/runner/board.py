@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crds.conditions import timestamp
+from crds.errors import Retryable
 from flash_controller.domain.images import Image
 from scripts.simulator.firmware import application_of
 from scripts.simulator.flash import Flash, PowerCutError, Slot
@@ -26,8 +27,10 @@ class Board(asyncio.DatagramProtocol):
         claims: measurements that its certificates have instead, by measurement.
         hangs: measurement of an image that its watchdog ends.
         written: bytes of images that arrived.
+        cuts: how often its power was cut.
         boots: what it ran, by measurement, one after the other.
-        dropped: called with each frame before it is answered; True loses it.
+        dropped: called with each frame before it is answered; True loses it, and is counted in `held`.
+        started: called when it has booted, before it says anything; true resets it.
     """
 
     def __init__(self, directory: Path, *, runs: bytes, attest: Attest) -> None:
@@ -38,8 +41,11 @@ class Board(asyncio.DatagramProtocol):
         self.claims: dict[str, str] = {}
         self.hangs = ""
         self.written = 0
+        self.cuts = 0
         self.boots: list[str] = []
         self.dropped: Callable[[bytes], bool] = lambda _: False
+        self.held = 0
+        self.started: Callable[[], object] = lambda: None
         self.port = 0
         self._attest = attest
         self._server: SmpServer | None = None
@@ -73,23 +79,34 @@ class Board(asyncio.DatagramProtocol):
 
     async def prove(self, *, minutes: float = 60) -> None:
         """Attest anew, for so long."""
-        await self._attest(evidence(self._slot, claims=self.claims, minutes=minutes))
+        while True:
+            try:
+                return await self._attest(evidence(self._slot, claims=self.claims, minutes=minutes))
+            except Retryable:
+                await asyncio.sleep(0.1)
 
     def datagram_received(self, data: bytes, peer: Any) -> None:
-        if self._server is None or self.dropped(data):
+        if self._server is None:
+            return
+        if self.dropped(data):
+            self.held += 1
             return
         self._resetting = False
         self.written += len(data) if len(data) > 256 else 0
         try:
             answer = self._server.answer(data)
         except PowerCutError:
-            self.flash.power = None
+            self._light()
             self.reset()
             return
         if answer is not None:
             self._transport.sendto(answer, peer)
         if self._resetting:
             self.reset()
+
+    def _light(self) -> None:
+        self.cuts += 1
+        self.flash.power = None
 
     def _to_reset(self) -> None:
         self._resetting = True
@@ -101,13 +118,16 @@ class Board(asyncio.DatagramProtocol):
                 self._slot = self.flash.boot()
                 break
             except PowerCutError:
-                self.flash.power = None
+                self._light()
         self.boots.append(self._slot.image.measurement)
         if self.runs == self.hangs:
             await asyncio.sleep(0.1)
             self.reset()
             return
         if self.silent_from is not None and len(self.boots) > self.silent_from:
+            return
+        if self.started():
+            self.reset()
             return
         self._server = SmpServer(self.flash, reset=self._to_reset)
         if not self.mute:
