@@ -226,7 +226,8 @@ class ClaimReconciler:
             memory.refused |= {which: (why, until) for which, why in refused.items()}
         lacking = look.lacks(plan)
         near = await self._near(memory, need) if look.wants(plan) else ()
-        memory.lost = (*memory.lost, *(note for _, note in look.told))[-MAX_LOST:] if lacking else ()
+        lost = (note for reason, note in look.told if reason is not ClaimReason.REPURPOSING)
+        memory.lost = (*memory.lost, *lost)[-MAX_LOST:] if lacking else ()
         outcome = verdicts(look.situation, plan, near=near, lost=memory.lost)
         after = await self._claims.write(held, look.bindings, verdicts=outcome, bound=plan.bound)
         memory.unrecorded.clear()
@@ -274,24 +275,30 @@ class ClaimReconciler:
         return max(min(regular, due), 0.5)
 
     def _flavor_changed(self, provider: str, flavor: str | None) -> None:
-        """Claims that the event may concern: bound to that flavor, or taking whatever comes."""
-        for held in self._claims:
-            bindings, refused = held.status.bindings, held.memory.refused
-            if flavor is None:
-                concerned = any(binding.provider == provider for binding in bindings)
-            else:
-                concerned = any(binding.flavor == flavor for binding in bindings)
-                refused.pop((flavor, provider), None)
-            if concerned or held.wants_more:
-                # Devices come in crowds; one look is enough for all that arrive within a blink.
-                self.queue.add_after(held.key, 0.05)
+        """A flavor that is another now may be sold where it was refused."""
+        if flavor is not None:
+            for held in self._claims:
+                held.memory.refused.pop((flavor, provider), None)
+        self._look_at(provider, flavor)
 
     def _flavor_withdrawn(self, provider: str, flavor: str, why: str) -> None:
         """Claims that are bound to it tell why they lose it."""
         for held in self._claims:
             if why and any((each.flavor, each.provider) == (flavor, provider) for each in held.status.bindings):
                 held.memory.withdrawn[flavor, provider] = printable(why)
-        self._flavor_changed(provider, flavor)
+        self._look_at(provider, flavor)
+
+    def _look_at(self, provider: str, flavor: str | None) -> None:
+        """Claims that an event may concern: bound to that flavor, or taking whatever comes."""
+        for held in self._claims:
+            bindings = held.status.bindings
+            if flavor is None:
+                concerned = any(binding.provider == provider for binding in bindings)
+            else:
+                concerned = any(binding.flavor == flavor for binding in bindings)
+            if concerned or held.wants_more:
+                # Devices come in crowds; one look is enough for all that arrive within a blink.
+                self.queue.add_after(held.key, 0.05)
 
     async def _tell(self, held: HeldClaim, told: list[tuple[ClaimReason, str]]) -> None:
         """Events, for `kubectl describe`."""
@@ -311,11 +318,15 @@ class ClaimReconciler:
 
 
 def _transitions(before: SensorClaimStatus, after: SensorClaimStatus) -> list[tuple[ClaimReason, str]]:
-    """Conditions whose status changed: Bound in both directions, others when they turn false."""
+    """Conditions whose status changed: Bound in both directions, others when they turn false.
+
+    What is being made was told when it was bought.
+    """
     was = {each.type: each.status for each in before.conditions}
     return [
         (ClaimReason(each.reason), each.message)
         for each in after.conditions
         if each.status != was.get(each.type)
+        and each.reason != ClaimReason.REPURPOSING
         and (each.type == ClaimCondition.BOUND or (each.type in _TOLD and each.status == "False"))
     ]

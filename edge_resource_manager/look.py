@@ -158,7 +158,7 @@ class Look:
         for binding, why in plan.forget:
             self._bindings.pop(binding.flavor, None)
             if binding.repurposing:
-                self.breached[binding.flavor, binding.provider] = why
+                self._avoid(binding, why)
             self.told.append((ClaimReason.BINDING_LOST, f"{binding.flavor} of {binding.provider}: {why}"))
         await _bounded(
             (
@@ -263,9 +263,14 @@ class Look:
         del self._bindings[binding.flavor]
         limit = self._need.limits.latency_microseconds
         if binding.repurposing or is_broken(binding, limit=limit, windows=self._windows):
-            self.breached[binding.flavor, binding.provider] = why
+            self._avoid(binding, why)
         if binding.contract:
             self.told.append((ClaimReason.BINDING_RELEASED, f"{binding.flavor} of {binding.provider}: {why}"))
+
+    def _avoid(self, binding: Binding, why: str) -> None:
+        """Not to be taken again for long: what was promised of it did not come."""
+        which = (binding.flavor, binding.provider)
+        self._refused[which] = self.breached[which] = why
 
     def _described(self, binding: Binding, candidate: Candidate) -> Binding:
         """What its provider says of the sensor now; that a device was attested anew changes no contract."""

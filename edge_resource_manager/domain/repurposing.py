@@ -138,6 +138,7 @@ def potentials(
     *,
     policy: RepurposingPolicy,
     buyer: TrustDomain | None,
+    tried: datetime | None,
     now: datetime,
 ) -> Iterator[Potential]:
     """What may be made of a device that nobody uses, for one buyer.
@@ -149,9 +150,12 @@ def potentials(
         catalog: all firmware of its namespace.
         policy: what the provider opts in to.
         buyer: who asks; None where nobody proves anything.
+        tried: when it was last tried to make something of it.
         now: for what is proven, and for the cooldown.
     """
-    rules = [rule for rule in policy.grants if _covers(rule, leaf, buyer) and _is_rested(rule, leaf, now)]
+    rules = [
+        rule for rule in policy.grants if _covers(rule, leaf, buyer) and _is_rested(rule, leaf, tried=tried, now=now)
+    ]
     trust = leaf.status.trust if leaf.status else None
     if not rules or trust is None or leaf.spec.ueid is None or leaf.spec.update is None or not is_available(leaf):
         return
@@ -245,11 +249,11 @@ def _covers(rule: RepurposingRule, leaf: LeafDevice, buyer: TrustDomain | None) 
     )
 
 
-def _is_rested(rule: RepurposingRule, leaf: LeafDevice, now: datetime) -> bool:
-    """Since its last flash, of which the condition tells the end."""
+def _is_rested(rule: RepurposingRule, leaf: LeafDevice, *, tried: datetime | None, now: datetime) -> bool:
+    """Since its last flash, of which the condition tells the end, and since the last try."""
     conditions = leaf.status.conditions if leaf.status else ()
-    ended = next((parse_timestamp(each.last_transition_time) for each in conditions if each.type == FLASHING), None)
-    return ended is None or now - ended >= timedelta(seconds=rule.cooldown_seconds)
+    flashed = (parse_timestamp(each.last_transition_time) for each in conditions if each.type == FLASHING)
+    return all(now - ended >= timedelta(seconds=rule.cooldown_seconds) for ended in (tried, *flashed) if ended)
 
 
 def _newest(leaf: LeafDevice, catalog: Iterable[Firmware]) -> list[tuple[str, Release, BoardImage]]:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 import structlog
 
+from crds.conditions import parse_timestamp
 from crds.errors import InvalidField
 from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.watch import Change, Gone, Key, Put
@@ -137,7 +138,16 @@ class Repurposing:
 
     def _of(self, key: Key, viewer: TrustDomain | None) -> Iterator[Potential]:
         leaf, catalog = self._store.leaves[key], self.catalog.of(key[0])
-        return potentials(leaf, catalog, policy=self._policy, buyer=viewer, now=self._clock())
+        return potentials(leaf, catalog, policy=self._policy, buyer=viewer, tried=self._tried(key), now=self._clock())
+
+    def _tried(self, key: Key) -> datetime | None:
+        """When a rollout of the gateway for a device last ended."""
+        ends = (
+            parse_timestamp(rollout.status.finished_time or "")
+            for (namespace, _), rollout in self.rollouts.items()
+            if is_ours(rollout) and rollout.status and (namespace, *(rollout.spec.devices.names or ())) == key
+        )
+        return max(filter(None, ends), default=None)
 
     def _terms(self) -> Terms | None:
         identity = self._store.identity

@@ -1,6 +1,6 @@
 """What an idle device could become, for whom, and when not."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -36,10 +36,13 @@ def found(
     leaf: LeafDevice | None = None,
     *catalog: Firmware,
     buyer: TrustDomain | None = BUYER,
+    tried: datetime | None = None,
     **rule: Any,
 ) -> list[Potential]:
     policy = parse_policy(workshop.policy("edge", **rule))
-    return list(potentials(leaf or workshop.leaf(), catalog or CATALOG, policy=policy, buyer=buyer, now=NOW))
+    return list(
+        potentials(leaf or workshop.leaf(), catalog or CATALOG, policy=policy, buyer=buyer, tried=tried, now=NOW)
+    )
 
 
 def changed(spec: dict[str, Any] | None = None, status: dict[str, Any] | None = None) -> LeafDevice:
@@ -110,6 +113,8 @@ def test_a_device_rests_after_a_flash() -> None:
     flashed = changed(status=workshop.status("thermometer", flashing="False", since="2026-11-21T12:30:00Z"))
     assert found(flashed, cooldownSeconds=1800)
     assert not found(flashed, cooldownSeconds=1801)
+    assert found(flashed, cooldownSeconds=600, tried=NOW - timedelta(seconds=600))
+    assert not found(flashed, cooldownSeconds=600, tried=NOW - timedelta(seconds=599))
 
 
 def test_nobody_who_proves_nothing_is_one_of_a_trust_domain() -> None:
