@@ -12,9 +12,11 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from crds.conditions import parse_timestamp
+from crds.models.base import Condition
 from crds.models.trust import Trust
 from flash_controller.protocols.base import Capabilities, Installed
 from flash_controller.reasons import FlashReason
+from spire.domain.errors import Reason
 
 RESTART: Final = timedelta(seconds=5)
 """A device answers before it restarts."""
@@ -40,12 +42,14 @@ class Seen:
         can: what its protocol can.
         proves: it has an identity to attest with.
         trust: what was proven last.
+        attested: the condition of this name, as its appraiser wrote it.
     """
 
     installed: Installed
     can: Capabilities
     proves: bool
     trust: Trust | None
+    attested: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +206,9 @@ def _judge(wanted: Wanted, seen: Seen, course: Course, *, patience: timedelta, n
         return keep
     trust = _fresh(wanted, seen.trust, course, now=now)
     if trust is None:
+        doubt = _doubt(wanted, seen.attested, course)
+        if doubt is not None:
+            return Refuse(doubt)
         until = (course.tried or course.began) + patience
         if now < until:
             return AwaitEvidence(until)
@@ -222,6 +229,17 @@ def _fresh(wanted: Wanted, trust: Trust | None, course: Course, *, now: datetime
         return trust  # started by somebody who is gone, and proven all the same
     # Status knows whole seconds.
     return trust if attested >= (course.tried or course.began).replace(microsecond=0) else None
+
+
+def _doubt(wanted: Wanted, attested: Condition | None, course: Course) -> Refusal | None:
+    """Why evidence of the started image was not accepted, if it was not; that it ended says nothing about it."""
+    if attested is None or attested.status != "False" or attested.reason == Reason.EXPIRED:
+        return None
+    since = parse_timestamp(attested.last_transition_time)
+    if since is None or since < (course.tried or course.began).replace(microsecond=0):
+        return None
+    message = f"expected measurement {wanted.measurement}, the evidence was refused: {attested.message}"
+    return Refusal(attested.reason, message)
 
 
 def _go_back(refusal: Refusal, seen: Seen, *, runs: bool) -> Step:

@@ -158,7 +158,13 @@ class Attempt:
 
     async def _step(self) -> Outcome | None:
         updater, installed = await self._device.look()
-        seen = Seen(installed=installed, can=updater.capabilities, proves=self._proves, trust=self._leaf.trust)
+        seen = Seen(
+            installed=installed,
+            can=updater.capabilities,
+            proves=self._proves,
+            trust=self._leaf.trust,
+            attested=self._leaf.attested,
+        )
         step = next_step(self._wanted, seen, self._course, patience=self._patience, now=self._clock())
         log.debug("step", step=type(step).__name__)
         match step:

@@ -10,8 +10,10 @@ import structlog
 from crds.errors import InvalidField
 from crds.kube.client import Kind, Kube
 from crds.kube.watch import Change, Gone, Put, follow
+from crds.models.base import Condition
 from crds.models.leafdevice import LeafDevice
 from crds.models.trust import Trust
+from spire.domain.standing import ATTESTED
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +37,12 @@ class FollowedLeaf:
     def trust(self) -> Trust | None:
         """What the device proved last."""
         return self._leaf.status.trust if self._leaf.status else None
+
+    @property
+    def attested(self) -> Condition | None:
+        """What its appraiser says of that."""
+        conditions = self._leaf.status.conditions if self._leaf.status else ()
+        return next((each for each in conditions if each.type == ATTESTED), None)
 
     async def run(self) -> None:
         """Follow until cancelled."""

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crds.conditions import timestamp
+from crds.models.base import Condition
 from crds.models.trust import Firmware, Trust
 from flash_controller.domain.flash import (
     AwaitEvidence,
@@ -148,8 +149,16 @@ def test_every_course_ends_on_a_confirmed_image_and_tells_the_truth(
     raise AssertionError(f"it did not end: {step}, {device}")
 
 
-def look(installed: Installed, trust: Trust | None = None, can: Capabilities = MCUBOOT, **course: Any) -> Step:
-    seen = Seen(installed=installed, can=can, proves=course.pop("proves", True), trust=trust)
+def look(
+    installed: Installed,
+    trust: Trust | None = None,
+    can: Capabilities = MCUBOOT,
+    *,
+    proves: bool = True,
+    attested: Condition | None = None,
+    **course: Any,
+) -> Step:
+    seen = Seen(installed=installed, can=can, proves=proves, trust=trust, attested=attested)
     return next_step(WANTED, seen, Course(began=NOW, **course), patience=PATIENCE, now=NOW)
 
 
@@ -176,6 +185,27 @@ def test_what_is_proven_and_not_wanted_is_refused(trust: Trust, reason: FlashRea
     step = look(TRIAL, trust, tried=NOW - timedelta(seconds=1))
     assert isinstance(step, Refuse)
     assert step.refusal.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "seconds", "refused"),
+    [("ClaimContradicted", 1, True), ("ClaimContradicted", -2, False), ("Expired", 1, False)],
+)
+def test_evidence_of_the_start_that_was_refused_ends_the_wait(reason: str, seconds: int, refused: bool) -> None:
+    tried = NOW - timedelta(seconds=5)
+    condition = Condition(
+        type="Attested",
+        status="False",
+        reason=reason,
+        message="it lies",
+        last_transition_time=timestamp(tried + timedelta(seconds=seconds)),
+    )
+    step = look(TRIAL, proven(OLD, at=tried - PATIENCE), attested=condition, tried=tried)
+    assert isinstance(step, Refuse) is refused
+    if isinstance(step, Refuse):
+        assert step.refusal.reason == reason
+        assert NEW in step.refusal.message
+        assert "it lies" in step.refusal.message
 
 
 def test_what_was_proven_until_the_start_is_no_reason_to_refuse() -> None:
