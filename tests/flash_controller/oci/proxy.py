@@ -12,6 +12,7 @@ from aiohttp import web
 
 from scripts.testbed.processes import free_port
 
+LIMIT_SECONDS = 30.0
 _OF_THE_CONNECTION = {"connection", "transfer-encoding", "keep-alive"}
 
 
@@ -33,6 +34,9 @@ class Proxy:
     seen: list[str] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     bytes_sent: int = 0
+    pulled: int = 0
+    """How far the pull says it is; what only lies in its buffers is lost when a connection breaks."""
+    moved: asyncio.Event = field(default_factory=asyncio.Event)
     session: aiohttp.ClientSession = field(init=False)
 
     @property
@@ -42,6 +46,16 @@ class Proxy:
     def fail(self, where: str, *faults: Fault) -> None:
         """The next requests with this in `METHOD /path` go wrong, one after another."""
         self.faults += [(where, fault) for fault in faults]
+
+    def progress(self, done: int, _total: int) -> None:
+        self.pulled = done
+        self.moved.set()
+
+    async def until_pulled(self, done: int) -> None:
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while self.pulled < done:
+                self.moved.clear()
+                await self.moved.wait()
 
     async def forward(self, request: web.Request, *, drop: str = "") -> tuple[aiohttp.ClientResponse, bytes]:
         headers = {key: value for key, value in request.headers.items() if key.lower() != drop}
@@ -101,16 +115,19 @@ def status(code: int, **headers: str) -> Fault:
 
 
 def cut(after: int) -> Fault:
-    """The connection breaks after so many bytes of the body."""
+    """The connection breaks when so many bytes of the body have come."""
 
     async def answer(proxy: Proxy, request: web.Request) -> web.StreamResponse:
         given, body = await proxy.forward(request)
         response = web.StreamResponse(status=given.status, headers={"Content-Length": str(len(body))})
+        begin = 0
         if "Content-Range" in given.headers:
             response.headers["Content-Range"] = given.headers["Content-Range"]
+            begin = int(given.headers["Content-Range"].removeprefix("bytes ").partition("-")[0])
         await response.prepare(request)
         await response.write(body[:after])
         proxy.bytes_sent += after
+        await proxy.until_pulled(begin + after)
         assert request.transport is not None
         request.transport.close()
         return response
