@@ -16,6 +16,7 @@ PROCESSES = (
     "provider router-manager",
     "provider relay",
     "provider edge-agent",
+    "provider flash-controller",
     "provider identity-issuer",
     "provider helper",
     "consumer edge-resource-manager",

@@ -16,6 +16,7 @@ from scripts.demo.observe import known_clusters
 from scripts.demo.site import SENSOR_NODE
 from tests.scenario.audit import Request, Right, granted, requests
 from tests.scenario.boards import MODEL, board
+from tests.scenario.firmware import of_firmware
 from tests.scenario.rear import Buyer
 from tests.scenario.test_faults import PROCESSES
 from tests.scenario.test_kubeedge import of_kubeedge
@@ -66,7 +67,7 @@ def test_processes_use_every_right_that_they_have_and_need_no_other(world: World
     refused = {f"{each.account}: {each.verb} {each.uri}" for each in made if each.status == 403}
     assert not refused, "\n".join(["missing rights:", *refused])
     ever = seen()
-    here = [right for right in granted() if right not in RACES and not of_kubeedge(right)]
+    here = [right for right in granted() if right not in RACES and not of_kubeedge(right) and not of_firmware(right)]
     unused = [str(right) for right in here if not any(each.uses(right) for each in ever)]
     assert not unused, "\n".join(["rights that nobody used:", *unused])
 
@@ -76,7 +77,7 @@ def begin_anew(world: World) -> None:
     for name in PROCESSES:
         world.crew.kill(world.process(name))
     for site in (world.consumer, world.provider):
-        for lease in ("edge-resource-manager", "router-manager"):
+        for lease in ("edge-resource-manager", "router-manager", "flash-controller"):
             world.delete(site, f"{LEASES}/{lease}")
     for name in PROCESSES:
         world.crew.start_again(world.process(name))

@@ -92,10 +92,10 @@ class World:
         clusters = planes.start_clusters(["scenario-consumer", "scenario-provider"], audit=True)
         for cluster in clusters:
             stack.callback(cluster.kill)
-        self._boards = Boards(directory / "boards")
+        self.boards = Boards(directory / "boards")
         self._stack = stack
         self.consumer = Consumer(clusters[0], 1, directory=directory)
-        self.provider = Provider(clusters[1], 1, directory=directory, boards=self._boards)
+        self.provider = Provider(clusters[1], 1, directory=directory, boards=self.boards, flashes=True)
         self.sink = SinkClient(self.consumer.sink_port)
         self._runs = count(1)
 
@@ -106,7 +106,7 @@ class World:
         assert self.consumer.identities is not None
         self.buyer_files = self.consumer.identities.files("walk-in", "edge-resource-manager")
         self.late_files = self.consumer.identities.files("late", ENDPOINT, namespace=NAMESPACE)
-        identify([self.consumer, self.provider], self.crew, boards=self._boards, limit=LIMIT)
+        identify([self.consumer, self.provider], self.crew, boards=self.boards, limit=LIMIT)
         self.provider.open_broker(self._stack)
         self._stack.callback(self.crew.stop)
         self.provider.start(self.crew, discover=self.lan)
@@ -202,8 +202,8 @@ class World:
         """Have the provider refuse these devices and no others."""
         assert self.provider.identities is not None
         known = boards(self.provider.number)
-        ueids = tuple(str(self._boards.ueid(board)) for board in known if board.name in devices)
-        self.provider.identities.accept(self._boards.policy.model_copy(update={"revoked": ueids}))
+        ueids = tuple(str(self.boards.ueid(board)) for board in known if board.name in devices)
+        self.provider.identities.accept(self.boards.policy.model_copy(update={"revoked": ueids}))
 
     @staticmethod
     def delete(site: Consumer | Provider, path: str) -> None:
