@@ -33,8 +33,9 @@ def way_to(leaf: LeafDevice) -> Update:
 
 
 def proves(leaf: LeafDevice) -> bool:
-    """Whether a device has an identity of its own to attest with."""
-    return leaf.spec.ueid is not None
+    """Whether a device has an identity to attest with, and not a certificate that anybody can make."""
+    trust = leaf.status.trust if leaf.status else None
+    return leaf.spec.ueid is not None and (trust is None or trust.tier != "Legacy")
 
 
 def release_for(firmware: Firmware, digest: str) -> Release:
@@ -125,7 +126,7 @@ def check_device(
     if proving:
         _check_evidence(installed, trust, now=now)
     elif attestation == "Required":
-        raise Terminal("the device has no identity to attest with", reason=FlashReason.CANNOT_ATTEST)
+        raise Terminal("the device has no identity to attest with, or a Legacy one", reason=FlashReason.CANNOT_ATTEST)
     if policy == "OnlyNewer" and _application(installed, trust) == release.application:
         version = installed.active.version if installed.active else ""
         version = version or (trust.firmware.version if trust and trust.firmware else "")
