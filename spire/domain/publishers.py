@@ -81,7 +81,7 @@ def publishers(
             ends[name] = min(proven, ends.get(name, proven))
             topics.setdefault(name, set())
         for topic in dict.fromkeys(sensor.access.topic for sensor in leaf.spec.sensors):
-            if _RESERVED.match(topic):
+            if _RESERVED.match(topic) and not topic.startswith(f"device/{name}/"):
                 refused.append(RefusedTopic(leaf.metadata.name, topic, "it is reserved"))
             elif owners.setdefault(topic, name) != name:
                 refused.append(RefusedTopic(leaf.metadata.name, topic, f"it is the topic of {owners[topic]}"))

@@ -95,6 +95,12 @@ def test_no_device_gets_a_right_to_a_reserved_topic(topic: str) -> None:
     assert [(each.topic, each.why) for each in result.refused] == [(topic, "it is reserved")]
 
 
+def test_firmware_may_name_topics_of_its_own_device() -> None:
+    result = planned(leaf("a", f"device/{UEID}/x", ueid=UEID, believed=trust()))
+    assert f"device/{UEID}/x" in sends(result.accounts[UEID])
+    assert not result.refused
+
+
 def test_a_topic_that_is_not_of_a_device_but_looks_alike_is_free() -> None:
     assert "device/tile-1/temperature" in sends(
         planned(leaf("a", "device/tile-1/temperature", ueid=UEID, believed=trust())).accounts[UEID]
