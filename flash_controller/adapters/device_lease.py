@@ -27,7 +27,8 @@ log = structlog.get_logger(__name__)
 
 DURATION_SECONDS = 30.0
 RENEW_SECONDS = 10.0
-TRIES = 5
+CONCLUDE_SECONDS = 120.0
+"""How long the end of an attempt waits for an API server that is away."""
 
 
 class Busy(Retryable):
@@ -162,15 +163,17 @@ class DeviceLease:
             Retryable: the API server stays away.
         """
         self._said = report
-        failures = 0
+        loop, failures = asyncio.get_running_loop(), 0
+        until = loop.time() + CONCLUDE_SECONDS
         while True:
             try:
                 return await self._renew_now(give_up=True)
             except Retryable:
                 failures += 1
-                if failures == TRIES:
+                pause = backoff(failures)
+                if loop.time() + pause > until:
                     raise
-                await asyncio.sleep(backoff(failures + 2))
+                await asyncio.sleep(pause)
 
     async def _renew_now(self, *, give_up: bool = False) -> None:
         async with self._writing:

@@ -218,6 +218,7 @@ def run_runner(
         os.dup2(log_file.fileno(), 2)
     os.environ.update(environment)
     sys.argv = [module, *arguments]
+    sys.modules.pop(f"{module}.__main__")  # it was imported for what it imports
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 

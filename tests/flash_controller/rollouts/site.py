@@ -160,6 +160,10 @@ class Site:
         body = {"spec": spec}
         self.cluster.api.request("PATCH", path, body=body, content_type="application/merge-patch+json")
 
+    def delete(self, name: str) -> None:
+        """A rollout."""
+        self.cluster.api.request("DELETE", f"{GROUP}/{self.namespace}/firmwarerollouts/{name}")
+
     def gate(self, device: str, state: str) -> Path:
         """Holds a device's runner in a state until the file is gone."""
         path = self.gates / f"{device}.{state}"
