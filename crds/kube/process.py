@@ -86,19 +86,20 @@ class EgressSettings(ProcessSettings):
         )
 
 
-def listening_address(listen: str, *, example: str) -> tuple[str, int]:
-    """Host and port of the flag `--listen`.
+def listening_address(listen: str, *, example: str, flag: str = "--listen") -> tuple[str, int]:
+    """Host and port of a flag.
 
     Args:
         listen: as it was given; an IPv6 address stands in brackets.
         example: for the message of an error.
+        flag: its name, for the same.
 
     Raises:
         InvalidField: it is not host:port.
     """
     host, _, port = listen.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
-        raise InvalidField(field="--listen", value=listen, expected=f"host:port, such as {example}")
+        raise InvalidField(field=flag, value=listen, expected=f"host:port, such as {example}")
     return host.strip("[]"), int(port)
 
 

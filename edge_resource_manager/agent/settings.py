@@ -36,7 +36,8 @@ class AgentSettings(IdentitySettings):
         Raises:
             InvalidField: it is not host:port.
         """
-        return None if self.links is None else listening_address(self.links, example=f"0.0.0.0:{LINKS_PORT}")
+        example = f"0.0.0.0:{LINKS_PORT}"
+        return None if self.links is None else listening_address(self.links, example=example, flag="--links")
 
     @field_validator("broker", "onboarding")
     @classmethod

@@ -14,16 +14,20 @@ from typing import Any
 
 import pytest
 
-from crds.errors import Terminal
+from crds.errors import InvalidField, Retryable, Terminal
 from crds.kube.client import APPLY_PATCH, Kind, Kube, Refused
-from crds.models.leafdevice import LeafDevice
+from crds.models.leafdevice import LeafDevice, Update
 from edge_resource_manager.agent.service import Agent
 from edge_resource_manager.agent.settings import AgentSettings
+from flash_controller.adapters.agent_link import EdgeAgent
 from scripts.testbed.cluster import Cluster
 from spire.domain import cbor
+from spire.domain.authorization import exactly
 from spire.identity import FixedIdentity
+from spire.tls import client_context
 from tests.edge_resource_manager.agent.leaves import leaf, trust
 from tests.edge_resource_manager.agent.peers import OTHER_UEID, UEID, Client, ScriptedIssuer, Station
+from tests.flash_controller.links.station import free_port, udp_echo
 
 pytestmark = [pytest.mark.broker, pytest.mark.control_plane]
 
@@ -46,10 +50,12 @@ class Site:
     def node(self) -> str:
         return self.station.node
 
-    def add(self, name: str, topic: str, *, ueid: str | None = None, node: str | None = None) -> None:
+    def add(
+        self, name: str, topic: str, *, ueid: str | None = None, node: str | None = None, update: Update | None = None
+    ) -> None:
         made = leaf(name, topic, ueid=ueid)
         metadata = made.metadata.model_copy(update={"namespace": self.namespace})
-        spec = made.spec.model_copy(update={"node_name": node or self.node})
+        spec = made.spec.model_copy(update={"node_name": node or self.node, "update": update})
         self.cluster.apply([made.model_copy(update={"metadata": metadata, "spec": spec}).manifest()])
 
     async def believe(self, name: str, *, seconds: float = 3600) -> None:
@@ -71,13 +77,13 @@ class Site:
         return status
 
     @asynccontextmanager
-    async def agent(self) -> AsyncIterator[Agent]:
+    async def agent(self, *more: str) -> AsyncIterator[Agent]:
         """The agent at work, under its own account with a token of its node, until the end of the block."""
         config = await asyncio.to_thread(
             self.cluster.service_account_kubeconfig, "fluidos", "edge-agent", node=self.node
         )
         flags = ["--node", self.node, "--broker", self.station.broker.url, "--issuer", self.issuer.url]
-        flags += ["--onboarding", self.station.broker.agent_onboarding_url]
+        flags += ["--onboarding", self.station.broker.agent_onboarding_url, *more]
         settings = AgentSettings(_cli_parse_args=flags)  # type: ignore[call-arg]  # pydantic-settings' own
         stop = asyncio.Event()
         async with await Kube.connect(kubeconfig=config) as kube:
@@ -360,3 +366,31 @@ async def test_the_process_says_what_it_misses(cluster: Cluster, flags: list[str
     _, told = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode in {1, 2}
     assert said in told.decode()
+
+
+async def test_it_leases_the_devices_of_its_node_to_the_nodes_runner(site: Site) -> None:
+    port = free_port()
+    async with udp_echo() as echo:
+        update = Update(protocol="MCUmgrUDP", address=f"127.0.0.1:{echo.port}")
+        await asyncio.to_thread(site.add, "board", "board", update=update)
+        await asyncio.to_thread(site.add, "elsewhere", "elsewhere", node="edge-2", update=update)
+        identity = FixedIdentity(site.station.workload("runner"))
+        context = client_context(
+            identity, authorize=exactly(site.station.ca.trust_domain.spiffe_id("agent", site.node))
+        )
+        runner = EdgeAgent(f"https://127.0.0.1:{port}", context=context)
+        async with site.agent("--links", f"127.0.0.1:{port}"), runner as agent:
+            link = await agent.lease(site.namespace, "board")
+            await link.send(b"ab")
+            assert await link.receive() == b"ba"
+            await link.close()
+            with pytest.raises(Retryable, match="no LeafDevice"):
+                await agent.lease(site.namespace, "elsewhere")
+
+
+@pytest.mark.parametrize("wrong", ["3005", "host:port"])
+def test_a_wrong_address_for_links_is_told(wrong: str) -> None:
+    flags = ["--node", "edge-1", "--broker", "mqtts://b:1", "--issuer", "https://i:1", "--links", wrong]
+    settings = AgentSettings(_cli_parse_args=flags)  # type: ignore[call-arg]  # pydantic-settings' own
+    with pytest.raises(InvalidField, match="--links"):
+        _ = settings.links_address
