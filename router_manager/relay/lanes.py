@@ -137,15 +137,14 @@ async def stop(tasks: Iterable[asyncio.Task[None]]) -> None:
 
 
 async def _supervise(pump: Pump) -> None:
-    """A defect that one route meets must not stop the others: say it, and go on from the position."""
+    """A defect that one reading meets must stop neither other routes nor its own: say it, and go on."""
     attempt = 0
     while True:
         try:
             await pump.run()
         except Exception as error:
             log.exception("pump failed", route=str(pump.way.route), target=pump.key.target)
-            pump.statistics.problem = f"internal error: {error!r}"
-            pump.lane.rewind()
+            defect = pump.statistics.problem = f"internal error: {error!r}"
+            attempt = attempt + 1 if await pump.recover(defect) else 0
             jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
             await asyncio.sleep(backoff_seconds(attempt, jitter=jitter))
-            attempt += 1

@@ -83,6 +83,10 @@ class Pump:
         self._due = 0.0
         """When the target may be asked again, by the clock of the loop."""
         self._woken = asyncio.Event()
+        self._in_hand: Sequence[Record] = ()
+        """What was taken and is not done."""
+        self._failed_at: int | None = None
+        """The first of what was in hand when a defect showed."""
         self._buried: set[int] = set()
         """Of what was taken, the ids of records that are dead letters already: a batch is tried more than once."""
 
@@ -110,14 +114,35 @@ class Pump:
             # One batch at most comes twice after a crash; that is no reason to write after each reading.
             if self.unsaved + min(self.lane.backlog, self._record_limit) > limits.records:
                 self.save_position()
-            taken = self.lane.take(records=self._record_limit, size_bytes=limits.size_bytes)
+            taken = self._in_hand = self.lane.take(records=self._record_limit, size_bytes=limits.size_bytes)
             kept = self._kept(taken)
             passed = kept if self.way.filter is None else [record for record in kept if self._passes(record)]
             if passed:
                 await self._deliver(passed)
             self._buried.clear()
             self.lane.settle()
+            self._in_hand = ()
             self.unsaved += len(taken)
+
+    async def recover(self, defect: str) -> bool:
+        """Go on, one reading at a time. One that meets the defect again is a dead letter, or none would come behind it.
+
+        Args:
+            defect: for its letter.
+
+        Returns:
+            Whether it is the same place as the last time.
+        """
+        first = self._in_hand[0].id if self._in_hand else None
+        again = first is not None and first == self._failed_at
+        self._failed_at = first
+        if again and len(self._in_hand) == 1:
+            await self.bury([(self._in_hand[0], defect)])
+            self.lane.settle()
+        self._record_limit = 1
+        self._buried.clear()
+        self.lane.rewind()
+        return again
 
     def save_position(self) -> None:
         """Write how far the lane has come, if that changed."""

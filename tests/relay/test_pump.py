@@ -165,6 +165,34 @@ async def test_what_was_in_flight_when_its_source_went_is_not_sent_when_it_comes
         assert one.letters == []
 
 
+class Defective:
+    """An Exit with a defect that one reading meets."""
+
+    def __init__(self) -> None:
+        self.delivered: list[bytes] = []
+
+    async def send(self, batch: Batch) -> Answer:
+        if b'{"id":2}' in batch.parts:
+            raise LookupError("defect")
+        self.delivered += batch.parts
+        return Response(200)
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_reading_that_always_meets_a_defect_is_a_dead_letter_and_the_others_are_delivered(
+    tmp_path: Path,
+) -> None:
+    exits = Defective()
+    async with site(tmp_path, exits, PLAIN) as one:
+        one.receive(*[b'{"id":%d}' % number for number in range(1, 5)])
+        await until(lambda: len(exits.delivered) == 3)
+        await drained(one)
+        assert exits.delivered == [b'{"id":1}', b'{"id":3}', b'{"id":4}']
+        assert one.letters == [2]
+
+
 class Crowd:
     """An Exit that answers nobody of one origin before it is told to."""
 
