@@ -84,7 +84,7 @@ def _push(options: argparse.Namespace) -> str:
 
 
 def _sign(options: argparse.Namespace) -> str:
-    repository, tag, digest = _parts(options.reference)
+    repository, tag, digest = _exact_parts(options.reference)
     password = os.environ.get(PASSWORD)
     key = private_key(_text(options.key).encode(), field="key", password=password.encode() if password else None)
 
@@ -109,7 +109,7 @@ def _inspect(options: argparse.Namespace) -> str:
 
 
 async def _inspect_reference(options: argparse.Namespace) -> dict[str, Any]:
-    repository, tag, digest = _parts(options.what)
+    repository, tag, digest = _exact_parts(options.what)
     keys = {path.name: _text(path) for path in options.key}
     async with _registry(options, repository) as registry:
         found = await resolve(registry, digest=digest, tag=tag)
@@ -139,6 +139,13 @@ def _parts(reference: str) -> tuple[str, str | None, str | None]:
     if digest:
         _checked(_DIGEST, digest, "digest")
     return repository, tag or None, digest or None
+
+
+def _exact_parts(reference: str) -> tuple[str, str | None, str | None]:
+    found = _parts(reference)
+    if not any(found[1:]):
+        raise InvalidField(field="reference", value=reference, expected="registry/path:tag or registry/path@digest")
+    return found
 
 
 def _checked(adapter: TypeAdapter[str], value: str, field: str) -> None:

@@ -164,6 +164,18 @@ def parse(data: bytes) -> Index | Manifest:
             raise _invalid("manifest", sorted(document), "either manifests (an index) or layers (a manifest)")
 
 
+def index_of(data: bytes) -> Index:
+    """Reads an index, where no manifest may stand.
+
+    Raises:
+        InvalidField: it is no index.
+    """
+    document = parse(data)
+    if isinstance(document, Manifest):
+        raise _invalid("index", "a manifest", "an index")
+    return document
+
+
 def manifest_of(data: bytes) -> Manifest:
     """Reads a manifest, where no index may stand.
 

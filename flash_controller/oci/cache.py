@@ -78,15 +78,13 @@ class Cache:
 
     def _read(self, digest: str) -> bytes | None:
         path = self._path(digest)
-        try:
+        with suppress(FileNotFoundError):  # another process makes room as well
             data = path.read_bytes()
-        except FileNotFoundError:
-            return None
-        if digest_of(data) != digest:
-            path.unlink(missing_ok=True)
-            return None
-        os.utime(path)
-        return data
+            if digest_of(data) == digest:
+                os.utime(path)
+                return data
+            path.unlink()
+        return None
 
     def _prune(self, newest: Path) -> None:
         held = sorted(_stats(self._folder), key=lambda each: each[0].st_mtime)
@@ -100,7 +98,7 @@ class Cache:
 
 def _stats(folder: Path) -> Iterator[tuple[os.stat_result, Path]]:
     for path in folder.iterdir():
-        with suppress(FileNotFoundError):  # another process makes room as well
+        with suppress(FileNotFoundError):
             yield path.stat(), path
 
 

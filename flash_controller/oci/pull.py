@@ -66,7 +66,8 @@ async def pull(
         limit_seconds: for all of it.
 
     Raises:
-        Retryable: the registry is away, busy or slow; the next call goes on from the bytes that are there.
+        Retryable: the registry is away, busy or slow, or the cache's disk is full; the next call goes on from the bytes
+            that are there.
         Terminal: it has no such index or board, or something else than the digest says.
     """
     try:
@@ -75,6 +76,8 @@ async def pull(
             blob = await _patiently(lambda: _blob(registry, part.blob, cache=cache, progress=progress))
     except TimeoutError as error:
         raise Retryable(f"the image was not pulled within {limit_seconds:g} s") from error
+    except OSError as error:
+        raise Retryable(f"the cache of images: {error}") from error
     data = unpack(blob, part.blob.media_type)
     image = read_image(data)
     part.facts.check(image)

@@ -6,7 +6,7 @@ from typing import Any
 
 from flash_controller.domain.composition import Layout
 from flash_controller.domain.images import Image
-from flash_controller.domain.manifests import Index, manifest_of, parse
+from flash_controller.domain.manifests import index_of, manifest_of
 from flash_controller.domain.packages import Facts, Package, Part, part_of, sensors_of
 
 
@@ -16,15 +16,12 @@ def package_of(layout: Layout) -> Package:
     Raises:
         InvalidField: it is not the index of a package.
     """
-    data = layout.blobs[layout.index.digest]
-    index = parse(data)
-    entries = index.boards() if isinstance(index, Index) else {}
-    said = index.annotations or {}
+    index = index_of(layout.blobs[layout.index.digest])
     parts = tuple(
         part_of(board=board, entry=entry, manifest=manifest_of(layout.blobs[entry.digest]), index=index)
-        for board, entry in entries.items()
-        if isinstance(index, Index)
+        for board, entry in index.boards().items()
     )
+    said = index.annotations or {}
     return Package(digest=layout.index.digest, facts=Facts.read(said), sensors=sensors_of(said), parts=parts)
 
 

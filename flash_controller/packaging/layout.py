@@ -7,7 +7,7 @@ from typing import Final
 
 from crds.errors import InvalidField
 from flash_controller.domain.composition import Layout
-from flash_controller.domain.manifests import INDEX, Index, check_digest, parse, serialized
+from flash_controller.domain.manifests import INDEX, Index, check_digest, index_of, parse, serialized
 
 _MARK: Final = b'{"imageLayoutVersion":"1.0.0"}'
 
@@ -37,10 +37,10 @@ def load(folder: Path) -> Layout:
         Terminal: something in it is not what its name says.
     """
     try:
-        entries = parse((folder / "index.json").read_bytes())
-        if not isinstance(entries, Index) or not entries.manifests or entries.manifests[0].media_type != INDEX:
+        entries = index_of((folder / "index.json").read_bytes()).manifests
+        if not entries or entries[0].media_type != INDEX:
             raise InvalidField(field="index.json", value=str(folder), expected="an index, and what refers to it")
-        entry, *referrers = entries.manifests
+        entry, *referrers = entries
         held: dict[str, bytes] = {}
         _take(folder, held, entry.digest)
         for each in referrers:

@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from flash_controller.domain import manifests
 from flash_controller.domain.composition import Layout
-from flash_controller.domain.manifests import Descriptor, Index, Manifest, describe, manifest_of, parse
+from flash_controller.domain.manifests import Descriptor, Manifest, describe, index_of, manifest_of, parse
 from flash_controller.domain.signatures import ARTIFACT, Signature
 from flash_controller.oci.registry import Registry, fallback_tag
 
@@ -20,8 +20,7 @@ async def push(registry: Registry, layout: Layout, *, tags: tuple[str, ...]) -> 
         Terminal: it refuses.
     """
     data = layout.blobs[layout.index.digest]
-    index = parse(data)
-    for entry in index.manifests if isinstance(index, Index) else ():
+    for entry in index_of(data).manifests:
         await _push_manifest(registry, layout, entry)
     await registry.put_manifest(data, media_type=layout.index.media_type)
     for referrer in layout.referrers:

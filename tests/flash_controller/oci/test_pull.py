@@ -182,6 +182,12 @@ async def test_a_cache_keeps_what_was_used_last(proxy: Proxy, shelf: Shelf, tmp_
     assert proxy.seen == []
 
 
+async def test_a_cache_that_cannot_be_written_is_told(proxy: Proxy, shelf: Shelf, cache: Cache, tmp_path: Path) -> None:
+    (tmp_path / "cache").rmdir()
+    with pytest.raises(Retryable, match="the cache of images"):
+        await get(proxy, shelf, cache)
+
+
 async def test_a_board_without_an_image_is_refused(proxy: Proxy, shelf: Shelf, cache: Cache) -> None:
     with pytest.raises(Terminal, match="board nrf52840dk") as refusal:
         await get(proxy, shelf, cache, board="nrf52840dk")

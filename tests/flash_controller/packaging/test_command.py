@@ -99,6 +99,7 @@ def test_a_build_that_fails_ends_it(source: Path, capfd: pytest.CaptureFixture[s
         (("push", "nowhere", "localhost:1/a"), "an OCI image layout"),
         (("sign", "localhost:1/a:b", "--key", "nowhere"), "nowhere"),
         (("inspect", "localhost:1/a@sha256:ab"), "digest"),
+        (("inspect", "localhost:1/a"), "registry/path:tag"),
     ],
 )
 def test_wrong_input_is_told_by_name(
