@@ -161,7 +161,7 @@ def test_whatever_is_declared_each_topic_has_one_publisher_and_nobody_speaks_of_
             senders.setdefault(topic, []).append(name)
         for right in rights:
             if right.allow and right.topic.startswith(("attest/", "device/0")):
-                assert right.topic in {f"attest/{name}/#", f"device/{name}/#"}
+                assert right.topic.startswith((f"attest/{name}/", f"device/{name}/"))
     assert all(len(names) == 1 for names in senders.values())
     attested = {
         each.spec.ueid
