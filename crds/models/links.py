@@ -23,7 +23,7 @@ MAX_REASON: Final = 123
 MAX_FRAME: Final = 65536
 MAX_BODY: Final = 65536
 MAX_MESSAGE: Final = 2 * MAX_BODY
-HEARTBEAT_SECONDS: Final = 5.0
+HEARTBEAT_SECONDS: Final = 10.0
 """Between the pings of either side: whoever answers none is gone, and what it held is free."""
 
 _IN_BASE64 = ConfigDict(ser_json_bytes="base64", val_json_bytes="base64")

@@ -18,6 +18,7 @@ import structlog
 from crds.conditions import timestamp
 from crds.errors import Retryable, Terminal
 from crds.kube.queue import backoff
+from flash_controller.adapters.access import Missing
 from flash_controller.domain.flash import (
     AwaitEvidence,
     AwaitRestart,
@@ -60,6 +61,11 @@ class GaveUp:
 
 Outcome = Kept | Back | Stuck | GaveUp
 Fetch = Callable[[Updater, Installed], Awaitable[bytes]]
+
+
+def reason_of(error: Retryable) -> str:
+    """The word for what may pass."""
+    return error.reason if isinstance(error, Missing) else FlashReason.UNAVAILABLE
 
 
 class Attempt:
@@ -174,7 +180,7 @@ class Attempt:
                 try:
                     image = await self._fetch(updater, installed)
                 except Retryable as error:
-                    return GaveUp(Refusal(getattr(error, "reason", FlashReason.UNAVAILABLE), str(error)))
+                    return GaveUp(Refusal(reason_of(error), str(error)))
                 await self._write(updater, image)
             case Try():
                 await self._try(updater)

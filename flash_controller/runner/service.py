@@ -27,7 +27,7 @@ from flash_controller.domain.preflight import part_for, proves, release_for, way
 from flash_controller.protocols import open_updater
 from flash_controller.protocols.base import Updater
 from flash_controller.reasons import FlashReason
-from flash_controller.runner.attempt import Attempt, GaveUp, Outcome
+from flash_controller.runner.attempt import Attempt, GaveUp, Outcome, reason_of
 from flash_controller.runner.device import Device
 from flash_controller.runner.dial_in import DialInTrust
 from flash_controller.runner.images import Images
@@ -138,7 +138,7 @@ class Runner:
         except Terminal as error:
             return Verdict("Failed", error.reason, str(error))
         except Retryable as error:
-            return Verdict("Failed", getattr(error, "reason", FlashReason.UNAVAILABLE), str(error), retryable=True)
+            return Verdict("Failed", reason_of(error), str(error), retryable=True)
         finally:
             for task in (flashing, holding):
                 task.cancel()

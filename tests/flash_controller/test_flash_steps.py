@@ -107,7 +107,7 @@ def act(device: Mcuboot, course: Course, step: Step, *, now: datetime) -> Course
     return course
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     lies=st.booleans(),
     leftover=st.sampled_from(["", "pending", "trial", "written", "other trial"]),

@@ -14,6 +14,7 @@ from typing import Any
 from crds.conditions import timestamp
 from crds.errors import EdgeError
 from crds.kube.client import LEASES, MERGE_PATCH, Kube, NotFound
+from crds.kube.watch import Change, follow
 from crds.models.base import ObjectMeta, validate
 from crds.models.firmware import Firmware, FirmwareSpec
 from crds.models.flash_report import FlashReport
@@ -157,6 +158,21 @@ class Bench:
     async def change_lease(self, **spec: Any) -> None:
         """What another holder does, or time."""
         await self.kube.request("PATCH", self._lease, body={"spec": spec}, content_type=MERGE_PATCH)
+
+    @asynccontextmanager
+    async def lease_writes(self) -> AsyncIterator[list[Change]]:
+        """All writes to Leases of the namespace."""
+        writes: list[Change] = []
+        synced = asyncio.Event()
+        following = asyncio.create_task(
+            follow(self.kube, LEASES, changed=writes.append, synced=synced, namespace=self.namespace)
+        )
+        try:
+            await synced.wait()
+            yield writes
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
 
     @property
     def _lease(self) -> str:

@@ -10,6 +10,7 @@ from crds.models.flash_report import FlashReport
 from flash_controller.domain.images import read_image
 from tests.flash_controller.runner.bench import Bench, image, powered
 from tests.flash_controller.runner.board import Board
+from tests.relay.support import until
 
 pytestmark = pytest.mark.control_plane
 OTHER = "0c" * 32
@@ -29,8 +30,11 @@ async def test_a_device_is_flashed_tried_proven_and_confirmed(own: Bench) -> Non
     async with powered(own, runs=image("1.0.0")) as board:
         before = board.runs
         await own.offer(image("1.1.0"))
-        report = await own.flash()
+        async with own.lease_writes() as writes:
+            report = await own.flash()
+            await until(lambda: len(writes) >= 6, what="the last write")
         assert said(report) == ("Confirmed", "Confirmed"), report
+        assert len(writes) == 6
         assert kept(board, "1.1.0")
         assert report.bytes == report.total_bytes > 60_000
         assert report.before is not None
