@@ -170,6 +170,7 @@ class Rollouts:
             started=parse_timestamp(held.status.started_time or "") or now,
             now=now,
             judge=self._sight.judge(held),
+            silent=self._sight.silent(held),
         )
         for name in plan.stop:
             job = self._jobs.holding((held.key[0], name))

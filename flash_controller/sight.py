@@ -27,6 +27,9 @@ from flash_controller.jobstore import JobStore
 from flash_controller.reasons import RolloutReason
 from flash_controller.rolloutstore import HeldRollout
 
+ONLINE = "Online"
+"""Condition of a LeafDevice: readings, or its source, were heard of lately."""
+
 log = structlog.get_logger(__name__)
 
 
@@ -112,6 +115,17 @@ class Sight:
             return judge(held.rollout, flash, self._leaves.get(key), firmware, known=known)
 
         return of
+
+    def silent(self, held: HeldRollout) -> frozenset[str]:
+        """The rollout's devices that are not heard of."""
+        leaves = [self._leaves.get((held.key[0], each.name)) for each in held.status.devices]
+        return frozenset(
+            leaf.metadata.name
+            for leaf in leaves
+            if leaf
+            and leaf.status
+            and any(each.type == ONLINE and each.status == "False" for each in leaf.status.conditions)
+        )
 
     async def observe(self, held: HeldRollout) -> tuple[DeviceFlash, ...]:
         """All devices of a rollout, after what is known of their attempts."""

@@ -80,6 +80,7 @@ def decide(
     started: datetime,
     now: datetime,
     judge: Callable[[DeviceFlash], Judgement],
+    silent: frozenset[str] = frozenset(),
 ) -> Plan:
     """What to do now.
 
@@ -89,6 +90,7 @@ def decide(
         started: when the rollout began.
         now: the time.
         judge: whether a device can be flashed now, and with what; asked only where one is due.
+        silent: names of devices that are not heard of now; of those that soak, they count as failed.
     """
     deadline = started + timedelta(seconds=spec.deadline_seconds) if spec.deadline_seconds is not None else None
     late = deadline is not None and now >= deadline
@@ -97,7 +99,7 @@ def decide(
     if not unsettled:
         return Plan(devices=devices, verdicts=_conclusion(spec, devices), finished=True)
     batch = min(each.batch for each in unsettled)
-    held = _held(spec, devices, batch=batch, now=now)
+    held = _held(spec, devices, batch=batch, now=now, silent=silent if spec.strategy.soak_seconds else frozenset())
     timers = [each for each in (held and held.until, None if late else deadline) if each]
     start: list[Start] = []
     settled: dict[str, DeviceFlash] = {}
@@ -201,7 +203,14 @@ def _settled(flash: DeviceFlash, spec: FirmwareRolloutSpec) -> bool:
     return not in_flight(flash) and (flash.state in FINAL_STATES or _unwanted(flash, spec))
 
 
-def _held(spec: FirmwareRolloutSpec, devices: tuple[DeviceFlash, ...], *, batch: int, now: datetime) -> _Held | None:
+def _held(
+    spec: FirmwareRolloutSpec,
+    devices: tuple[DeviceFlash, ...],
+    *,
+    batch: int,
+    now: datetime,
+    silent: frozenset[str],
+) -> _Held | None:
     """Why no device of this batch may begin."""
     if wanted(spec) == "RollBack":
         return None
@@ -211,10 +220,12 @@ def _held(spec: FirmwareRolloutSpec, devices: tuple[DeviceFlash, ...], *, batch:
         return _Held(RolloutReason.SUSPENDED, "spec.desired is Suspend")
     fresh = not any(each.attempts or each.state in FINAL_STATES for each in devices if each.batch == batch)
     so_far = [each for each in devices if each.batch < batch + (not fresh)]
-    failed = sum(each.state in ("Failed", "RolledBack") for each in so_far)
+    quiet = sum(each.state == "Confirmed" and each.attempts > 0 and each.name in silent for each in so_far)
+    failed = quiet + sum(each.state in ("Failed", "RolledBack") for each in so_far)
     limit = spec.strategy.max_failure_percent
     if failed * 100 > limit * len(so_far):
-        message = f"{failed} of {len(so_far)} devices failed, more than spec.strategy.maxFailurePercent {limit}"
+        fell = f" or fell silent ({quiet})" if quiet else ""
+        message = f"{failed} of {len(so_far)} devices failed{fell}, more than spec.strategy.maxFailurePercent {limit}"
         return _Held(RolloutReason.TOO_MANY_FAILURES, message)
     if fresh:
         asked = spec.strategy.approval == "EachBatch" or (spec.strategy.approval == "AfterCanary" and batch == 1)

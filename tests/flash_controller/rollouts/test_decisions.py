@@ -60,6 +60,19 @@ def test_a_batch_soaks_before_the_next_one_begins() -> None:
     assert world.active == ["d-1"]
 
 
+def test_a_device_that_falls_silent_while_it_soaks_holds_the_next_batch() -> None:
+    world = World.of(2, strategy={"canary": {"count": 1}, "soakSeconds": 600})
+    world.look()
+    world.end_all()
+    world.look_on()
+    world.wait(600)
+    world.silent = frozenset({"d-0"})
+    assert told(world.look_on()) == "False/TooManyFailures"
+    world.silent = frozenset()
+    world.look_on()
+    assert world.active == ["d-1"]
+
+
 def test_only_the_batch_after_the_canary_waits_for_approval_if_that_is_all_that_is_asked() -> None:
     world = World.of(3, strategy={"canary": {"count": 1}, "batchSize": 1, "approval": "AfterCanary"})
     world.look()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from crds.models.firmwarerollout import FirmwareRollout
@@ -121,7 +123,7 @@ async def test_a_roll_back_brings_every_device_back_to_what_it_ran(working: Site
         job for job in working.jobs() if job["metadata"]["annotations"]["edge.fluidos.eu/flash-goal"] == "RollBack"
     ]
     words = back["spec"]["template"]["spec"]["containers"][0]["args"]
-    flags = dict(zip(words[::2], words[1::2], strict=True))
+    flags = dict(pairwise(words))
     assert (flags["--firmware"], flags["--digest"], flags["--policy"]) == ("earlier", digest("b"), "Always")
 
 

@@ -36,6 +36,7 @@ class World:
     jobs: dict[str, Attempt] = field(default_factory=dict)
     reports: dict[str, FlashReport] = field(default_factory=dict)
     judgements: dict[str, Judgement] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
     began: list[str] = field(default_factory=list)
 
     @classmethod
@@ -60,7 +61,7 @@ class World:
             )
             for each in self.devices
         )
-        plan = decide(self.spec, self.devices, started=START, now=self.now, judge=self._judge)
+        plan = decide(self.spec, self.devices, started=START, now=self.now, judge=self._judge, silent=self.silent)
         started = {}
         for start in plan.start:
             name, number = start.device.name, start.device.attempts + 1
