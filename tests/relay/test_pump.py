@@ -21,7 +21,7 @@ from router_manager.relay.pump import Outlet, Pump
 from router_manager.relay.spool import Spool
 from router_manager.relay.targets.base import Batch, Exit
 from router_manager.relay.turns import Turns
-from tests.relay.support import endpoint, route, table, until
+from tests.relay.support import LIMIT_SECONDS, endpoint, route, table, until
 
 KEY = LaneKey("route-1", "target")
 URL = "http://127.0.0.1:1/"
@@ -191,6 +191,22 @@ async def test_a_reading_that_always_meets_a_defect_is_a_dead_letter_and_the_oth
         await drained(one)
         assert exits.delivered == [b'{"id":1}', b'{"id":3}', b'{"id":4}']
         assert one.letters == [2]
+
+
+async def test_what_would_come_twice_after_a_crash_is_one_batch_at_most(tmp_path: Path) -> None:
+    exits = Scripted()
+    async with site(tmp_path, exits, PLAIN) as one:
+        before = saved = Positions(tmp_path / "positions").file(KEY).read()
+        for number in range(1, 601):
+            one.receive(b'{"id":%d}' % number)
+            async with asyncio.timeout(LIMIT_SECONDS):
+                while len(exits.delivered) < number:  # noqa: ASYNC110 - a moment for each of many
+                    await asyncio.sleep(0)
+            saved = Positions(tmp_path / "positions").file(KEY).read()
+            assert saved is not None
+            assert number - (saved - 1) <= 500
+            assert number > 400 or saved == before, "a write for each reading would cost as much as its delivery"
+        assert saved != before
 
 
 class Crowd:
