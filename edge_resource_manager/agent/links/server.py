@@ -89,7 +89,7 @@ class Leases:
         except _End as end:
             metrics.ENDED.labels(end.why.name).inc()
             log.info("link ended", leaf="/".join(key), why=end.why.name, message=str(end))
-            await socket.close(code=end.why, message=str(end).encode()[:MAX_REASON])
+            await socket.close(code=end.why, message=_shortened(str(end)))
         else:
             metrics.ENDED.labels("RUNNER_LEFT").inc()
             log.info("link given back", leaf="/".join(key))
@@ -131,7 +131,8 @@ class Leases:
 
     async def _carry(self, socket: web.WebSocketResponse, way: Way) -> None:
         address = way.address if isinstance(way, DialIn) else ""
-        await socket.send_str(Opened(max_frame=way.max_frame, address=address).model_dump_json(by_alias=True))
+        with contextlib.suppress(ConnectionError):
+            await socket.send_str(Opened(max_frame=way.max_frame, address=address).model_dump_json(by_alias=True))
         directions = [asyncio.create_task(_outward(socket, way)), asyncio.create_task(_inward(way, socket))]
         try:
             async with asyncio.timeout(self._seconds):
@@ -155,7 +156,8 @@ async def _outward(socket: web.WebSocketResponse, way: Way) -> None:
             metrics.FRAMES.labels("out").inc()
         elif message.type is WSMsgType.TEXT and isinstance(way, DialIn):
             answer = await way.request(_request(message.data))
-            await socket.send_str(answer.model_dump_json(by_alias=True))
+            with contextlib.suppress(ConnectionError):
+                await socket.send_str(answer.model_dump_json(by_alias=True))
         else:
             expected = f"frames of 1 to {way.max_frame} bytes; requests go to devices that dial in"
             raise _End(Ended.NOT_A_FRAME, expected)
@@ -163,10 +165,11 @@ async def _outward(socket: web.WebSocketResponse, way: Way) -> None:
 
 async def _inward(way: Way, socket: web.WebSocketResponse) -> None:
     """From the device."""
-    while True:
+    while not socket.closed:
         frame = await way.receive()
         metrics.FRAMES.labels("in").inc()
-        await socket.send_bytes(frame)
+        with contextlib.suppress(ConnectionError):  # it has just left
+            await socket.send_bytes(frame)
 
 
 def _request(text: str) -> HttpRequest:
@@ -174,3 +177,8 @@ def _request(text: str) -> HttpRequest:
         return HttpRequest.model_validate_json(text)
     except ValidationError as error:
         raise _End(Ended.NOT_A_FRAME, str(invalid_field(error))) from error
+
+
+def _shortened(text: str) -> bytes:
+    """As much of a text as a close frame takes, whole characters only."""
+    return text.encode()[:MAX_REASON].decode(errors="ignore").encode()

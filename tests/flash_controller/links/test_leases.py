@@ -122,3 +122,10 @@ async def test_an_agent_that_goes_ends_its_links() -> None:
             await link.receive()
         await link.close()
         await agent.__aexit__()
+
+
+async def test_a_long_reason_is_cut_between_characters() -> None:
+    async with Station().serve() as station, asyncio.timeout(LIMIT_SECONDS):
+        error = await refusal(station, "\u00fc" * 120)
+        assert isinstance(error, Retryable)
+        assert str(error).endswith("\u00fc")

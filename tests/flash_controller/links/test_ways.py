@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 
 from crds.errors import Retryable
+from crds.models.links import MAX_BODY
 from edge_resource_manager.agent.links.inbound import Port
 from tests.flash_controller.links.station import (
     LIMIT_SECONDS,
@@ -126,6 +127,37 @@ async def test_strangers_who_dial_in_are_sent_away() -> None:
     async with station.serve(), asyncio.timeout(LIMIT_SECONDS):
         reader, _ = await asyncio.open_connection("127.0.0.1", port)
         assert await reader.read() == b""
+
+
+async def test_an_answer_without_end_is_none() -> None:
+    async def endless(_: web.Request) -> web.Response:
+        return web.Response(body=bytes(MAX_BODY + 1))
+
+    app = web.Application()
+    app.router.add_get("/info", endless)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    station = Station(inbound=Port(free_port()))
+    station.device("a", protocol="FluidosOTA", address=f"127.0.0.1:{runner.addresses[0][1]}")
+    async with station.serve(), station.runner() as agent, asyncio.timeout(LIMIT_SECONDS):
+        link = await agent.lease(NAMESPACE, "a")
+        with pytest.raises(Retryable, match=f"more than {MAX_BODY} bytes"):
+            await link.request("GET", "/info")
+        await link.close()
+    await runner.cleanup()
+
+
+async def test_two_devices_at_one_address_are_waited_for_one_after_the_other() -> None:
+    station = Station(inbound=Port(free_port()))
+    for name in ("a", "b"):
+        station.device(name, protocol="FluidosOTA", address="127.0.0.1:80")
+    async with station.serve(), station.runner() as agent, asyncio.timeout(LIMIT_SECONDS):
+        link = await agent.lease(NAMESPACE, "a")
+        with pytest.raises(Retryable, match="another device at 127"):
+            await agent.lease(NAMESPACE, "b")
+        await link.close()
+        await (await agent.lease(NAMESPACE, "b")).close()
 
 
 async def test_a_device_that_answers_no_http_is_a_reason_to_try_again() -> None:
