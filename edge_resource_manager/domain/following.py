@@ -5,14 +5,15 @@ Which Firmware of the catalog that is, and what its sensors are called and where
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from crds.declared import with_declared
 from crds.errors import InvalidField
 from crds.models.base import validate
-from crds.models.firmware import BoardImage, Firmware, FirmwareSensor, Release
-from crds.models.leafdevice import LeafDeviceSpec, LeafDeviceStatus, Sensor
+from crds.models.firmware import BoardImage, Firmware, FirmwareSensor, FirmwareStatus, Release
+from crds.models.leafdevice import Access, LeafDeviceSpec, LeafDeviceStatus, Sensor, SensorTraits
 from edge_resource_manager.domain.devices import Description
 from edge_resource_manager.domain.publication import flashed_since
 
@@ -25,25 +26,46 @@ class Provided:
     errors: tuple[InvalidField, ...] = ()
 
 
-def running(status: LeafDeviceStatus | None, catalog: Iterable[Firmware]) -> Release | None:
-    """What a device proved to run, as the catalog knows it; of several that agree, the first by the Firmware's name.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A Firmware of the catalog, read once: devices are looked at often, firmware changes seldom.
 
-    A Firmware that is not ready at present, because its registry is away, still stands behind what was verified.
+    Attributes:
+        name: of the Firmware.
+        ready: whether it can be rolled out now.
+        current: what it means now.
+        known: what it means and meant, by application and measurement. While its registry is away, it still does.
     """
-    trust = status.trust if status else None
+
+    name: str
+    ready: bool
+    current: Release | None
+    known: Mapping[tuple[str, str], Release]
+
+    @classmethod
+    def of(cls, firmware: Firmware) -> Entry:
+        """Read a Firmware."""
+        status = firmware.status or FirmwareStatus()
+        known: dict[tuple[str, str], Release] = {}
+        for release in status.releases:
+            for image in release.boards:
+                if image.measurement is not None:
+                    known.setdefault((release.application, image.measurement), release)
+        return cls(
+            name=firmware.metadata.name,
+            ready=any((each.type, each.status) == ("Ready", "True") for each in status.conditions),
+            current=status.current,
+            known=known,
+        )
+
+
+def running(status: LeafDeviceStatus, catalog: Iterable[Entry]) -> Release | None:
+    """What a device proved to run, as the catalog knows it; the first of those that agree."""
+    trust = status.trust
     if trust is None or trust.tier != "Attested" or trust.firmware is None:
         return None
-    return next(
-        (
-            release
-            for firmware in sorted(catalog, key=lambda each: each.metadata.name)
-            if firmware.status is not None
-            for release in firmware.status.releases
-            if release.application == trust.application
-            and any(image.measurement == trust.firmware.measurement for image in release.boards)
-        ),
-        None,
-    )
+    proof = (trust.application, trust.firmware.measurement)
+    return next((entry.known[proof] for entry in catalog if proof in entry.known), None)
 
 
 def provided(release: Release, *, ueid: str) -> Provided:
@@ -67,7 +89,7 @@ def provided(release: Release, *, ueid: str) -> Provided:
 
 
 def following(
-    description: Description, *, before: LeafDeviceSpec | None, status: LeafDeviceStatus, catalog: Iterable[Firmware]
+    description: Description, *, before: LeafDeviceSpec | None, status: LeafDeviceStatus, catalog: Iterable[Entry]
 ) -> Description:
     """A device as its source describes it, with the sensors of the firmware that it proved to run.
 
@@ -106,5 +128,10 @@ def normalized(board: str) -> str:
 
 def _sensor(declared: FirmwareSensor, *, application: str, ueid: str) -> Sensor:
     topic = declared.topic.replace("{device}", ueid).replace("{sensor}", declared.uid)
-    described = {**with_declared(declared).dump(), "uid": f"{application}/{declared.uid}"}
-    return validate(Sensor, {**described, "access": {"type": "MQTT", "topic": topic}})
+    access = validate(Access, {"topic": topic}, field="access")
+    return Sensor(**dict(_described(declared, application)), access=access)
+
+
+@lru_cache(maxsize=4096)
+def _described(declared: FirmwareSensor, application: str) -> SensorTraits:
+    return validate(SensorTraits, {**with_declared(declared).dump(), "uid": f"{application}/{declared.uid}"})

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from crds.conditions import parse_timestamp
 from crds.models.base import ObjectMeta
-from crds.models.firmware import BoardImage, Firmware, Reference, Release
+from crds.models.firmware import BoardImage, Reference, Release
 from crds.models.firmwarerollout import DeviceSelection, FirmwareRollout, FirmwareRolloutSpec
 from crds.models.flash_report import FLASHING
 from crds.models.fluidos import Flavor
@@ -35,7 +35,7 @@ from crds.naming import flavor_name
 from crds.remarks import potential
 from crds.typedata import FlavorTrust, FlavorView
 from edge_resource_manager.domain.flavors import Terms, flavor_of, is_available
-from edge_resource_manager.domain.following import image_for, normalized, provided
+from edge_resource_manager.domain.following import Entry, image_for, normalized, provided
 from edge_resource_manager.domain.publication import proven
 from edge_resource_manager.domain.reservations import MANAGED_BY
 from spire.domain.spiffe_id import TrustDomain
@@ -134,7 +134,7 @@ def parse_policy(config_map: Mapping[str, Any]) -> RepurposingPolicy:
 
 def potentials(
     leaf: LeafDevice,
-    catalog: Iterable[Firmware],
+    catalog: Iterable[Entry],
     *,
     policy: RepurposingPolicy,
     buyer: TrustDomain | None,
@@ -178,13 +178,10 @@ def expected_seconds(size: int, *, protocol: UpdateProtocol) -> int:
     return ceil(size / BYTES_PER_SECOND[protocol]) + OVERHEAD_SECONDS
 
 
-def runs(leaf: LeafDevice, firmware: Firmware | None) -> bool:
-    """Whether a device last proved to run a firmware as it is now; nobody needs to give it what does not exist."""
-    current = firmware.status.current if firmware and firmware.status else None
+def runs(leaf: LeafDevice, release: Release) -> bool:
+    """Whether a device last proved to run a release."""
     proof = leaf.status.trust.firmware if leaf.status and leaf.status.trust else None
-    if current is None:
-        return True
-    return proof is not None and any(image.measurement == proof.measurement for image in current.boards)
+    return proof is not None and any(image.measurement == proof.measurement for image in release.boards)
 
 
 def rollout(
@@ -256,26 +253,21 @@ def _is_rested(rule: RepurposingRule, leaf: LeafDevice, *, tried: datetime | Non
     return all(now - ended >= timedelta(seconds=rule.cooldown_seconds) for ended in (tried, *flashed) if ended)
 
 
-def _newest(leaf: LeafDevice, catalog: Iterable[Firmware]) -> list[tuple[str, Release, BoardImage]]:
+def _newest(leaf: LeafDevice, catalog: Iterable[Entry]) -> list[tuple[str, Release, BoardImage]]:
     """Of each application that the device does not run, the newest release that fits its board and can be attested."""
     best: dict[str, tuple[tuple[Any, ...], str, Release, BoardImage]] = {}
     running = leaf.status.trust.application if leaf.status and leaf.status.trust else ""
-    for firmware in catalog:
-        status = firmware.status
-        if status is None or status.current is None or not _is_ready(firmware):
+    for entry in catalog:
+        release = entry.current
+        if release is None or not entry.ready:
             continue
-        release, image = status.current, image_for(leaf.spec, status.current)
+        image = image_for(leaf.spec, release)
         if image is None or image.measurement is None or release.application in {"", running}:
             continue
         rank = (image.security_counter or 0, [int(part) for part in _DIGITS.findall(release.version)])
-        found = (rank, firmware.metadata.name, release, image)
+        found = (rank, entry.name, release, image)
         best[release.application] = max(best.get(release.application, found), found, key=lambda each: each[:2])
     return [(name, release, image) for _, (_, name, release, image) in sorted(best.items())]
-
-
-def _is_ready(firmware: Firmware) -> bool:
-    conditions = firmware.status.conditions if firmware.status else ()
-    return any(each.type == "Ready" and each.status == "True" for each in conditions)
 
 
 def _may_follow(release: Release, image: BoardImage, trust: Trust) -> bool:

@@ -160,9 +160,9 @@ class Keeper:
         return max(others) == (made.metadata.creation_timestamp or "", key[1])
 
     def _needs(self, namespace: str, device: str, firmware: str) -> bool:
-        leaf = self._store.leaves.get((namespace, device))
-        found = next((each for each in self._repurposing.catalog.of(namespace) if each.metadata.name == firmware), None)
-        return leaf is not None and not runs(leaf, found)
+        """Whether a device runs something else; nobody needs what is not in the catalog."""
+        leaf, entry = self._store.leaves.get((namespace, device)), self._repurposing.catalog.find(namespace, firmware)
+        return bool(leaf and entry and entry.current and not runs(leaf, entry.current))
 
     async def _begin(self, wanted: FirmwareRollout, *, outcome: str) -> None:
         try:

@@ -29,8 +29,8 @@ async def test_a_provider_that_cannot_be_understood_delays_nobody(site: Site, fa
         site.claim()
         site.claim("pair", count=2, **NEED)
         await site.until(is_ready)
-        claim = await site.until(lambda claim: condition(claim, "Bound")[1] == "PartlyBound", name="pair")
-        assert f"bad did not answer: {message}" in condition(claim, "Bound")[2]
+        told = f"bad did not answer: {message}"  # on a busy machine perhaps not at the first look
+        await site.until(lambda claim: told in condition(claim, "Bound")[2], name="pair")
         bad.faults.clear()
         bad.offer("f2")
         await site.until(is_ready, name="pair")

@@ -14,7 +14,7 @@ from crds.models.fluidos import Flavor
 from crds.models.leafdevice import LeafDevice, LeafDeviceStatus
 from crds.models.trust import Firmware as Proven
 from crds.models.trust import Tier, Trust
-from edge_resource_manager.domain.following import provided, running
+from edge_resource_manager.domain.following import Entry, provided, running
 from edge_resource_manager.domain.publication import Open, may_publish
 from tests.edge_resource_manager import firmwares
 from tests.edge_resource_manager.discovery.conftest import Site, characteristics
@@ -39,8 +39,8 @@ def trust(application: str, measurement: str, *, tier: Tier = "Attested", until:
     )
 
 
-def catalog(*entries: tuple[str, dict[str, Any]]) -> list[Firmware]:
-    return [firmwares.firmware(name, status) for name, status in entries]
+def catalog(*entries: tuple[str, dict[str, Any]]) -> list[Entry]:
+    return [Entry.of(firmwares.firmware(name, status)) for name, status in entries]
 
 
 def flashing(status: str = "True", *, since: datetime = NOW) -> Condition:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from crds.errors import InvalidField
 from crds.models.firmware import Firmware
 from crds.models.leafdevice import LeafDevice
+from edge_resource_manager.domain.following import Entry
 from edge_resource_manager.domain.repurposing import (
     BYTES_PER_SECOND,
     Potential,
@@ -41,7 +42,9 @@ def found(
 ) -> list[Potential]:
     policy = parse_policy(workshop.policy("edge", **rule))
     return list(
-        potentials(leaf or workshop.leaf(), catalog or CATALOG, policy=policy, buyer=buyer, tried=tried, now=NOW)
+        potentials(
+            leaf or workshop.leaf(), map(Entry.of, catalog or CATALOG), policy=policy, buyer=buyer, tried=tried, now=NOW
+        )
     )
 
 
@@ -170,10 +173,8 @@ def test_a_rollout_is_for_one_device_and_ends() -> None:
 
 
 def test_what_runs_already_need_not_be_brought_back() -> None:
-    thermo, wind = CATALOG
-    assert runs(workshop.leaf(), thermo)
-    assert not runs(workshop.leaf(), wind)
-    assert runs(workshop.leaf(), None), "what does not exist cannot be brought back"
+    assert runs(workshop.leaf(), workshop.release("thermometer"))
+    assert not runs(workshop.leaf(), workshop.release("wind"))
 
 
 @pytest.mark.parametrize(
