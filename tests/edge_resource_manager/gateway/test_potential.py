@@ -1,9 +1,11 @@
 """What an idle device could become, for whom, and when not."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,6 +30,7 @@ from tests.edge_resource_manager import firmwares, workshop
 from tests.edge_resource_manager.firmwares import WIND, firmware
 from tests.edge_resource_manager.workshop import TERMS
 
+REPOSITORY = Path(__file__).resolve().parents[3]
 NOW = datetime(2026, 11, 21, 13, tzinfo=UTC)
 BUYER = TrustDomain("consumer")
 CATALOG = tuple(firmware(name, status) for name, status in workshop.STATUS.items())
@@ -191,3 +194,10 @@ def test_what_is_wrong_in_a_policy_is_named(text: str, field: str) -> None:
     with pytest.raises(InvalidField) as caught:
         parse_policy({"data": {"policy.yaml": text}})
     assert caught.value.field == f"ConfigMap fluidos-edge-repurposing, policy.yaml.{field}"
+
+
+def test_the_documented_policy_is_one() -> None:
+    written = (REPOSITORY / "docs" / "repurposing.md").read_text()
+    [block] = [each for each in written.split("```yaml\n") if "kind: ConfigMap" in each]
+    [rule] = parse_policy(yaml.safe_load(block.partition("```")[0])).grants
+    assert (rule.afterwards, rule.cooldown_seconds) == ("thermometer", 3600)
