@@ -11,6 +11,7 @@ import structlog
 from crds.conditions import timestamp
 from crds.models.flash_report import FlashReport, FlashState, Running
 from flash_controller.adapters.device_lease import DeviceLease
+from flash_controller.reasons import FlashReason
 from flash_controller.runner.settings import RunnerSettings
 
 log = structlog.get_logger(__name__)
@@ -37,23 +38,21 @@ class Reporter:
             rollout_uid=settings.rollout_uid,
             attempt=settings.attempt,
             goal=settings.goal,
-            reason="Starting",
+            reason=FlashReason.STARTING,
             time=timestamp(clock()),
         )
 
     async def take(self) -> FlashReport | None:
-        """Make the device ours; the last report of this rollout, if an earlier attempt made one.
+        """Make the device ours; the last report of an attempt with the same goal, if there was one.
 
         Raises:
             Busy: another attempt has it.
             Retryable: the API server is away.
         """
         earlier = await self._lease.acquire(self.report)
-        if earlier is None or earlier.rollout_uid != self.report.rollout_uid:
+        if earlier is None or (earlier.rollout_uid, earlier.goal) != (self.report.rollout_uid, self.report.goal):
             return None
-        if earlier.goal != self.report.goal:
-            return None
-        self._change(before=earlier.before, lacks=earlier.lacks)
+        self._change(before=earlier.before, lacks=earlier.lacks, tried_time=earlier.tried_time)
         return earlier
 
     async def enter(self, state: FlashState, reason: str, **news: Any) -> None:
