@@ -116,7 +116,7 @@ def job_of(
                     "restartPolicy": "Never",
                     "terminationGracePeriodSeconds": GRACE_SECONDS,
                     "containers": [_container(form, says | means)],
-                    "volumes": [{"name": "folder", "hostPath": {"path": form.folder, "type": "DirectoryOrCreate"}}],
+                    "volumes": [{"name": "folder", "hostPath": {"path": form.folder, "type": "Directory"}}],
                 },
             },
         },

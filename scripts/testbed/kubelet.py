@@ -79,10 +79,17 @@ class Kubelet:
 
     async def run(self) -> None:
         """Play until cancelled."""
+        await asyncio.to_thread(self._import)
         async with asyncio.TaskGroup() as group:
             query = {"labelSelector": LABEL}
             group.create_task(follow(self._kube, PODS, changed=self.seen, synced=asyncio.Event(), query=query))
             group.create_task(self.queue.run())
+
+    def _import(self) -> None:
+        """Wait for the imports of which all later processes are forked."""
+        first = self._forks.Process(target=int)
+        first.start()
+        first.join()
 
     def seen(self, change: Change) -> None:
         """A pod appeared, changed or went."""
@@ -131,7 +138,7 @@ class Kubelet:
             daemon=True,
         )
         self._running[pod["metadata"]["uid"]] = process
-        await asyncio.to_thread(process.start)  # the first one waits for the imports
+        process.start()
         loop = asyncio.get_running_loop()
 
         def ended() -> None:
