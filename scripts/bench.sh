@@ -15,5 +15,6 @@ shift
 names | grep -qxF -- "$name" || die "no benchmark $name; there are: $(names | tr '\n' ' ')"
 setup
 [[ $name != relay ]] || ensure_kafka
+[[ $name != firmware ]] || ensure_registry
 cd "$ROOT"
 exec "$PYTHON" -m "benchmarks.$name" "$@"

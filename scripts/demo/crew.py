@@ -62,6 +62,10 @@ class Crew:
         """Those that one was started with first."""
         return self._commands[name][1]
 
+    def pid(self, name: str) -> int:
+        """The process id of one."""
+        return self._children[name].pid
+
     def dismiss(self, name: str) -> None:
         """End one in order; nobody waits for it any more."""
         self._children.pop(name).stop(timeout=30)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,8 +26,6 @@ from scripts.demo.workshop import Workshop
 from scripts.testbed.processes import free_port
 
 R = TypeVar("R", bound=Resource)
-COUNT: Final = 4
-"""Boards: one becomes something else, the others are offered firmware that fails."""
 ENDPOINT: Final = "archive"
 ASK: Final = Ask(
     name="visibility",
@@ -56,6 +54,8 @@ class Act:
         workshop: makes firmware.
         directory: for the boards' flash.
         limit: seconds for each wait.
+        count: of boards; one becomes something else, the others are offered firmware that fails.
+        traits: more about each of them, for the simulator.
     """
 
     provider: Provider
@@ -65,6 +65,8 @@ class Act:
     workshop: Workshop
     directory: Path
     limit: float
+    count: int = 4
+    traits: Mapping[str, Any] = field(default_factory=dict)
 
     def prepare(self) -> None:
         """Publish the catalog, and let boards appear that attest what they run, which measures nothing.
@@ -73,7 +75,7 @@ class Act:
             NotReachedError: not all firmware is verified, or not all boards are believed.
         """
         self.workshop.start()
-        names = [f"spare-{number}" for number in range(1, COUNT + 1)]
+        names = [f"spare-{number}" for number in range(1, self.count + 1)]
         idle = [IdleBoard(name=it, ueid=self.boards.blank(it), update=f"127.0.0.1:{free_port()}") for it in names]
         self.provider.cluster.apply([device_model("v1beta1"), *(it.device(node=self.provider.node) for it in idle)])
         simulator = f"{self.provider.name}-spare-devices"
@@ -85,7 +87,7 @@ class Act:
             known=lambda: "\n".join(_says(it) for it in self._list(Firmware)),
         )
         self.crew.wait(
-            lambda: len(self._running(IDLE)) == COUNT,
+            lambda: len(self.running(IDLE)) == self.count,
             what="the spare boards to prove what they run",
             limit=self.limit,
             known=lambda: self.crew.tail(simulator),
@@ -126,7 +128,7 @@ class Act:
         Raises:
             NotReachedError: it goes on, or the device does not come back.
         """
-        spare = [leaf.metadata.name for leaf in self._running(IDLE)]
+        spare = [leaf.metadata.name for leaf in self.running(IDLE)]
         self.provider.cluster.apply([_rollout(BROKEN, spare)])
         found: list[FirmwareRollout] = []
 
@@ -139,7 +141,7 @@ class Act:
         assert status is not None  # noqa: S101 - it was waited for
         canary, *others = sorted(status.devices, key=lambda each: each.batch)
         self.crew.wait(
-            lambda: len(self._running(IDLE)) == len(spare), what=f"{canary.name} to be what it was", limit=self.limit
+            lambda: len(self.running(IDLE)) == len(spare), what=f"{canary.name} to be what it was", limit=self.limit
         )
         return Halted(
             rollout=BROKEN.name,
@@ -162,6 +164,7 @@ class Act:
                 "image": str(self.workshop.image(IDLE)),
                 "update": f"udp://{each.update}",
                 "identity": self.provider.hardware(each.name),
+                **self.traits,
             }
             for each in idle
         ]
@@ -171,7 +174,7 @@ class Act:
     def _leaf(self, name: str) -> LeafDevice:
         return next(leaf for leaf in self._list(LeafDevice) if leaf.metadata.name == name)
 
-    def _running(self, package: Package) -> list[LeafDevice]:
+    def running(self, package: Package) -> list[LeafDevice]:
         """The devices that have proven that they run it."""
         return [
             leaf
