@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from crds.models.base import Count, Name
 from crds.models.firmware import Digest
@@ -35,9 +35,11 @@ class RunnerSettings(IdentitySettings):
     evidence_seconds: Seconds = Field(default=60, description="how long a started image may take to prove itself")
     return_seconds: Seconds = Field(default=90, description="how long a device may be out of reach")
     ota_certificate: Path | None = Field(
-        default=None, description="PEM chain that the firmware of devices which dial in pins; --ota-key belongs to it"
+        default=None, description="PEM chain that the firmware of devices which dial in pins"
     )
-    ota_key: Path | None = None
+    ota_key: Path | None = Field(
+        default=None, validate_default=True, description="private key of --ota-certificate, PEM"
+    )
 
     @field_validator("agent")
     @classmethod
@@ -47,8 +49,9 @@ class RunnerSettings(IdentitySettings):
             raise ValueError("https://host:port")
         return value
 
-    @model_validator(mode="after")
-    def _pair(self) -> Self:
-        if (self.ota_certificate is None) != (self.ota_key is None):
-            raise ValueError("--ota-certificate and --ota-key belong together")
-        return self
+    @field_validator("ota_key")
+    @classmethod
+    def _is_of_the_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if (value is None) != (info.data.get("ota_certificate") is None):
+            raise ValueError("a file where --ota-certificate is given, and none where it is not")
+        return value
