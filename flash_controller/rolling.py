@@ -249,19 +249,24 @@ class Rollouts:
         for each in status.devices:
             if each.state in FINAL_STATES and known.get(each.name) != each.state:
                 FLASHES.labels(each.state).inc()
-        told = {(each.type, each.reason) for each in before.conditions}
-        for condition in status.conditions:
-            if condition.type == RolloutCondition.PROGRESSING and (condition.type, condition.reason) not in told:
+        await self._tell(held, before, status)
+        return left
+
+    async def _tell(self, held: HeldRollout, before: FirmwareRolloutStatus, after: FirmwareRolloutStatus) -> None:
+        """Post an Event when the rollout does something else than before."""
+        reasons = {each.reason for each in before.conditions if each.type == RolloutCondition.PROGRESSING}
+        lost = any(each.type == RolloutCondition.SUCCEEDED and each.status == "False" for each in after.conditions)
+        for condition in after.conditions:
+            if condition.type == RolloutCondition.PROGRESSING and condition.reason not in reasons:
                 await emit(
                     self._kube,
                     held.rollout,
-                    kind="Normal" if condition.status == "True" else "Warning",
+                    kind="Warning" if lost else "Normal",
                     reason=condition.reason,
                     action="RollOut",
                     note=condition.message,
                     reporter="flash-controller",
                 )
-        return left
 
     async def _prune(self, held: HeldRollout) -> None:
         """Keep so many finished rollouts of a Firmware as the one that has finished last says."""

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from crds.conditions import Verdict, parse_timestamp
 from crds.errors import InvalidField
-from crds.models.firmwarerollout import Counts, DeviceFlash, FirmwareRolloutSpec
+from crds.models.firmwarerollout import MAX_DEVICES, Counts, DeviceFlash, FirmwareRolloutSpec
 from crds.models.flash_report import FINAL_STATES, Goal
 from flash_controller.domain.attempts import Retrying, ended, in_flight
 from flash_controller.domain.selection import Go, Judgement, Target, Unfit, UpToDate, Wait
@@ -140,6 +140,9 @@ def unpinned(spec: FirmwareRolloutSpec, *, ready: bool, names: tuple[str, ...]) 
         reason, message = RolloutReason.FIRMWARE_NOT_READY, f"waits for the Firmware {spec.firmware_ref.name}"
     elif not names:
         reason, message = RolloutReason.NO_DEVICES, "waits for devices that spec.devices takes and the firmware fits"
+    elif len(names) > MAX_DEVICES:
+        reason = RolloutReason.INVALID
+        message = f"spec.devices takes {len(names)} devices, expected at most {MAX_DEVICES}: set count, or narrow it"
     else:
         return ()
     return (

@@ -3,9 +3,9 @@
 import pytest
 
 from crds.models.flash_report import Running
-from flash_controller.domain.rollout import counts
+from flash_controller.domain.rollout import counts, unpinned
 from flash_controller.domain.selection import Unfit, UpToDate, Wait
-from tests.flash_controller.rollouts.world import World, succeeded, told
+from tests.flash_controller.rollouts.world import World, spec_of, succeeded, told
 
 
 def test_the_canary_goes_first_then_batches_one_after_the_other() -> None:
@@ -214,3 +214,24 @@ def test_what_a_device_ran_before_is_what_the_first_attempt_found() -> None:
     (flash,) = world.devices
     assert flash.before is not None
     assert (flash.state, flash.before.application) == ("Writing", "thermo")
+
+
+@pytest.mark.parametrize(
+    ("spec", "ready", "names", "reason"),
+    [
+        ({}, False, 0, "FirmwareNotReady"),
+        ({}, True, 0, "NoDevices"),
+        ({}, True, 1025, "Invalid"),
+        ({"desired": "Suspend"}, True, 1, "Suspended"),
+        ({"desired": "RollBack"}, True, 1, "Cancelled"),
+    ],
+)
+def test_what_a_rollout_waits_for_before_it_begins_is_told(
+    spec: dict[str, str], ready: bool, names: int, reason: str
+) -> None:
+    verdicts = unpinned(spec_of(**spec), ready=ready, names=tuple(f"d-{n}" for n in range(names)))
+    assert [each.reason for each in verdicts] == [reason, reason]
+
+
+def test_a_rollout_with_firmware_and_devices_begins() -> None:
+    assert unpinned(spec_of(), ready=True, names=("d-0",)) == ()
