@@ -109,7 +109,7 @@ class Updatable(Thread):
         log: gets a line for each message that its broker has acknowledged.
 
     Raises:
-        InvalidField: its flash is empty, and no image was given.
+        InvalidField: its first image is no file.
     """
 
     def __init__(
@@ -133,8 +133,10 @@ class Updatable(Thread):
 
     def run(self) -> None:
         """Live, again and again."""
-        while not self._off.is_set():
+        while True:
             self._restart.clear()
+            if self._off.is_set():  # `close` sets it first
+                return
             try:
                 self._live()
             except PowerCutError:
@@ -172,6 +174,8 @@ class Updatable(Thread):
     @contextmanager
     def _answering(self, answer: Callable[[bytes], bytes | None]) -> Iterator[None]:
         def answer_while_lit(frame: bytes) -> bytes | None:
+            if self._restart.is_set():  # it was the last one of this life
+                return None
             try:
                 return answer(frame)
             except PowerCutError:
@@ -186,13 +190,16 @@ class Updatable(Thread):
 
     def _speak(self, broker: str, slot: Slot, application: Application) -> None:
         said = self._said
-        device, publisher = said.device, Publisher(broker)
+        device = said.device
+        publisher: Publisher
         if said.identity is not None:
             firmware = Firmware(said.identity, SlotStore(slot, application))
-            # All that firmware can call its board by, which is the same on each board.
+            # The same image runs on many boards: this is all that it can call its own by.
             device, publisher = str(firmware.ueid), AttestedPublisher(said.device, broker, firmware)
         elif said.svid is not None:
             publisher = VouchedPublisher(broker, Path(said.svid))
+        else:
+            publisher = Publisher(broker)
         sensors = [
             SimulatedSensor(
                 device=said.device,
