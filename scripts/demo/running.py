@@ -50,6 +50,7 @@ def keep(console: Console, story: Story, *, ready: Callable[[], None]) -> None:
         f"  {kubectl} {provider} get fluidos -A",
         f"  {kubectl} {consumer} get sensorclaims -o wide",
         f"  {kubectl} {provider} annotate device stwin-box-1 sensors- --overwrite   # and look at the claims again",
+        *((f"  {kubectl} {provider} get firmwares,firmwarerollouts -o wide",) if story.options.repurpose else ()),
         "to end it: scripts/demo.sh --stop",
     ):
         console.print(line, markup=False, soft_wrap=True)
