@@ -1,47 +1,37 @@
 """MCUmgr: Zephyr, Mynewt and NCS devices behind MCUboot, over UDP, a serial console or BLE.
 
 Commands and their states: https://docs.zephyrproject.org/latest/services/device_mgmt/smp_groups/smp_group_1.html
-A request is repeated until it is answered, for none but a reset does harm when it comes twice; after a lost reset
-the image is still pending, which `inspect` shows.
+What there is to do next is read from the device's slots, so that a command whose answer was lost may be given again.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
-import random
-from hashlib import sha256
 from typing import Final
 
 from pydantic import Field
-from smp.error import MGMT_ERR
 from smp.header import CommandId, GroupId
-from smp.image_management import IMG_MGMT_ERR, ImageState, ImageUploadWriteResponse
+from smp.image_management import ImageState
 from smp.message import ReadResponse
 from smp.os_management import BootloaderInformationReadRequest, MCUbootMode, OSManagementErrorV1, OSManagementErrorV2
 from smpclient import SMPClient
 from smpclient.exceptions import SMPClientException
 from smpclient.generics import SMPRequest, TEr1, TEr2, TRep, error_v1, success
-from smpclient.requests.image_management import ImageStatesRead, ImageStatesWrite, ImageUploadWrite
+from smpclient.requests.image_management import ImageStatesRead, ImageStatesWrite
 from smpclient.requests.os_management import MCUMgrParametersRead, ResetWrite
 
 from crds.errors import Retryable, Terminal
 from flash_controller.protocols.base import Capabilities, Installed, Link, Progress, Slot
-from flash_controller.protocols.limits import limit
 from flash_controller.protocols.smp_framing import Framing
+from flash_controller.protocols.smp_refusals import refusal
 from flash_controller.protocols.smp_transport import LinkTransport
+from flash_controller.protocols.smp_upload import Upload
 from flash_controller.reasons import ProtocolReason
 
 REQUEST_SECONDS: Final = 10.0
-ERASE_SECONDS: Final = 90.0
-"""The first chunk erases a slot: some 20 ms a page, and there are devices with thousands."""
-FIRST_PAUSE_SECONDS: Final = 1.0
-LONGEST_PAUSE_SECONDS: Final = 8.0
 RESET_SECONDS: Final = 2.0
 MOST_IN_FLIGHT: Final = 8
-MOST_SETBACKS: Final = 32
-"""Lost chunks in a row, without one that the device took."""
 
 TRIES_IMAGES: Final = Capabilities(
     signed=True, resumes=True, test_boots=True, confirms=True, reverts=True, measures=True
@@ -51,13 +41,7 @@ _WITHOUT_TRIAL: Final = frozenset(
     {MCUbootMode.APPLICATION, MCUbootMode.OVERWRITE_ONLY, MCUbootMode.DIRECT_XIP_WITHOUT_REVERT}
 )
 
-# By name: the numbers of the groups' codes overlap.
-_MAY_PASS: Final = frozenset(
-    {code.name for code in (MGMT_ERR.EUNKNOWN, MGMT_ERR.ENOMEM, MGMT_ERR.ETIMEOUT, MGMT_ERR.EBADSTATE, MGMT_ERR.EBUSY)}
-    | {code.name for code in (IMG_MGMT_ERR.UNKNOWN, IMG_MGMT_ERR.NO_FREE_MEMORY, IMG_MGMT_ERR.FLASH_OPEN_FAILED)}
-)
-
-# Whatever it logs as an error is raised as well, and one request without an answer is nothing to tell.
+# Whatever it logs as an error is raised as well.
 logging.getLogger("smpclient").setLevel(logging.CRITICAL)
 
 
@@ -106,7 +90,7 @@ class MCUmgr:
         if (await self.inspect()).find(measurement) is None:
             failure = Retryable(f"the device took {len(image)} bytes, but holds no image {measurement}")
             try:
-                await self._upload(image, progress=progress)
+                await Upload(self._transport, image, in_flight=self._in_flight).run(progress)
             except Retryable as error:
                 failure = error
             # Its word counts: the answer to the last chunk may be what was lost.
@@ -158,95 +142,27 @@ class MCUmgr:
         # One buffer is for the answer.
         self._in_flight = max(1, min(buffers - 1, MOST_IN_FLIGHT)) if self._pipelined else 1
 
-    async def _upload(self, image: bytes, *, progress: Progress) -> None:
-        """Go back N: chunks in flight, and from the device's own offset again when one was lost.
-
-        Raises:
-            Retryable: the device takes nothing any more.
-        """
-        # Alone, because it erases; a device that holds a part of this image answers with the offset to go on from.
-        taken = sent = best = await self._put(self._chunk(image, 0), seconds=ERASE_SECONDS)
-        setbacks = 0
-        flight: dict[asyncio.Task[int], int] = {}
-        try:
-            while taken < len(image):
-                while sent < len(image) and len(flight) < self._in_flight:
-                    chunk = self._chunk(image, sent)
-                    sent += len(chunk.data)
-                    flight[asyncio.create_task(self._put(chunk))] = sent
-                await asyncio.wait(flight, return_when=asyncio.FIRST_COMPLETED)
-                task = next(task for task in flight if task.done())
-                taken, expected = task.result(), flight[task]
-                lost = taken != expected
-                # It has all up to there, whatever answers got lost; behind a lost chunk, the others came in vain.
-                for each in [each for each, end in flight.items() if lost or end <= taken]:
-                    each.cancel()
-                    del flight[each]
-                if lost:
-                    sent = taken
-                    setbacks += 1
-                if taken > best:
-                    best, setbacks = taken, 0
-                    progress(taken, len(image))
-                if setbacks > MOST_SETBACKS or not taken:
-                    raise Retryable(f"the device goes back to byte {taken} of {len(image)} ")
-        finally:
-            for task in flight:
-                task.cancel()
-            await asyncio.gather(*flight, return_exceptions=True)
-
-    def _chunk(self, image: bytes, offset: int) -> ImageUploadWrite:
-        """As many bytes from here as a message takes."""
-
-        def request(data: bytes) -> ImageUploadWrite:
-            if offset:
-                return ImageUploadWrite(off=offset, data=data)
-            return ImageUploadWrite(off=0, data=data, image=0, len=len(image), sha=sha256(image).digest())
-
-        _, size = self._client.get_max_cbor_and_data_size(request(b""))
-        return request(image[offset : offset + size])
-
-    async def _put(self, chunk: ImageUploadWrite, *, seconds: float | None = None) -> int:
-        """The offset that the device wants next."""
-        answer: ImageUploadWriteResponse = await self._ask(chunk, seconds=seconds)
-        if answer.off is None or answer.off < 0:
-            raise Retryable(f"the device answered to an upload without an offset: {answer.off}, {answer.rc}")
-        return answer.off
-
     async def _reset(self) -> None:
-        """Once: a second one would end the trial. Without an answer it may have come all the same."""
+        """Without an answer it may have come all the same: the slots will tell."""
         with contextlib.suppress(Retryable):
-            await self._ask(ResetWrite(), seconds=RESET_SECONDS, repeat=False)
+            await self._ask(ResetWrite(), seconds=RESET_SECONDS)
 
-    async def _ask(
-        self, request: SMPRequest[TRep, TEr1, TEr2], *, seconds: float | None = None, repeat: bool = True
-    ) -> TRep:
+    async def _ask(self, request: SMPRequest[TRep, TEr1, TEr2], *, seconds: float | None = None) -> TRep:
         """The answer to a request.
 
         Raises:
             Retryable: there is none within `seconds` (10 by default), or the device is busy.
             Terminal: the device refuses.
         """
-        seconds = seconds or REQUEST_SECONDS
-        pause = FIRST_PAUSE_SECONDS if repeat else seconds
         try:
-            async with limit(seconds, "no answer from the device"):
-                while True:
-                    try:
-                        answer = await self._client.request(request, timeout_s=pause)
-                        break
-                    except TimeoutError:
-                        pause = min(2 * pause, LONGEST_PAUSE_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+            answer = await self._client.request(request, timeout_s=seconds or REQUEST_SECONDS)
+        except TimeoutError as silence:
+            raise Retryable(f"no answer from the device within {seconds or REQUEST_SECONDS:g} s") from silence
         except SMPClientException as garbled:
             raise Retryable(f"the device's answer is not understood: {garbled}") from garbled
         if success(answer):
             return answer
-        rc = answer.rc if error_v1(answer) else answer.err.rc
-        said = f"the device refuses {type(request).__name__}: {rc.name}"
-        if rc.name in _MAY_PASS:
-            raise Retryable(said)
-        reason = ProtocolReason.NOT_SUPPORTED if rc is MGMT_ERR.ENOTSUP else ProtocolReason.DEVICE_REFUSED
-        raise Terminal(said, reason=reason)
+        raise refusal(type(request).__name__, answer.rc if error_v1(answer) else answer.err.rc)
 
 
 def _slot(state: ImageState) -> Slot:

@@ -1,34 +1,38 @@
-"""smpclient's transport over a leased link: any number of requests in flight, matched by their sequence number."""
+"""smpclient's transport over a leased link: any number of requests in flight, each repeated until it is answered."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Final
 
+from smp.header import CommandId, GroupId
 from smpclient.transport import SMPTransport
 
 from crds.errors import Retryable
 from flash_controller.protocols.base import Link
 from flash_controller.protocols.smp_framing import Framing
 
+FIRST_PAUSE_SECONDS: Final = 1.0
+LONGEST_PAUSE_SECONDS: Final = 8.0
 SMALLEST_BUFFER: Final = 96
 """What a server has at least, until it tells."""
 
-SEQUENCE: Final = 6
-"""Where in a message its sequence number is."""
+MATCHES: Final = slice(4, 8)
+"""What an answer has of its request's header: group, sequence number and command."""
+_RESET: Final = GroupId.OS_MANAGEMENT.to_bytes(2, "big"), CommandId.OSManagement.RESET
 
 
 class LinkTransport(SMPTransport):
     """SMP over a link.
 
-    An answer that comes twice or too late meets no waiting request and is left out: `SMPClient.request` may be repeated
-    with the same message, and in parallel with others.
+    An answer that comes twice or too late meets no waiting request and is left out.
     """
 
     def __init__(self, link: Link, framing: Framing) -> None:
         self._link = link
         self._framing = framing
-        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._waiting: dict[bytes, asyncio.Future[bytes]] = {}
         self._turn = asyncio.Lock()
         self._reader: asyncio.Task[Retryable] | None = None
 
@@ -57,7 +61,9 @@ class LinkTransport(SMPTransport):
         raise NotImplementedError
 
     async def send_and_receive(self, data: bytes) -> bytes:
-        """Send a request and wait for its answer.
+        """The answer to a request, however long that takes.
+
+        All but a reset do no harm when they come twice: a second one would end the trial that the first began.
 
         Raises:
             Retryable: the link is gone.
@@ -67,13 +73,19 @@ class LinkTransport(SMPTransport):
         if self._reader.done():
             raise self._reader.result()
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiting[data[SEQUENCE]] = answer
+        self._waiting[data[MATCHES]] = answer
+        pause = None if (data[4:6], data[7]) == _RESET else FIRST_PAUSE_SECONDS
         try:
-            await self.send(data)
-            return await answer
+            while True:
+                await self.send(data)
+                await asyncio.wait((answer,), timeout=pause)
+                if answer.done():
+                    return answer.result()
+                longer = min(2 * (pause or 0), LONGEST_PAUSE_SECONDS)
+                pause = longer * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
         finally:
-            if self._waiting.get(data[SEQUENCE]) is answer:
-                del self._waiting[data[SEQUENCE]]
+            if self._waiting.get(data[MATCHES]) is answer:
+                del self._waiting[data[MATCHES]]
 
     @property
     def mtu(self) -> int:
@@ -90,7 +102,7 @@ class LinkTransport(SMPTransport):
         try:
             while True:
                 for message in self._framing.feed(await self._link.receive()):
-                    answer = self._waiting.get(message[SEQUENCE])
+                    answer = self._waiting.get(message[MATCHES])
                     if answer is not None and not answer.done():
                         answer.set_result(message)
         except Retryable as lost:

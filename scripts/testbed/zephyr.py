@@ -6,6 +6,8 @@ for this user, checked by its digest.
     python -m scripts.testbed.zephyr     # fetches it if it is missing and prints the folder
 """
 
+import asyncio
+import contextlib
 import fcntl
 import os
 import shutil
@@ -20,7 +22,7 @@ from typing import Final, Self
 from scripts.testbed.binaries import cache_folder
 from scripts.testbed.console import progress
 from scripts.testbed.errors import BinaryError
-from scripts.testbed.processes import Child, accepts, free_port
+from scripts.testbed.processes import Child, free_port
 
 VERSION: Final = "7.3.0"
 SHA256: Final = "86aa4bc1c621805d97f449793a4077f049aa88a98a1e916bf59423d072bd2a3b"
@@ -30,6 +32,8 @@ FLASH: Final = f"{BUILD}.merged.hex"
 """Boot loader and first image."""
 IMAGE: Final = f"{BUILD}.signed.bin"
 """That image alone."""
+STARTED: Final = b"smp_sample: build time"
+"""What its application prints when it starts."""
 HEADER_BYTES: Final = 0x200
 SLOT_BYTES: Final = 0x1B000
 FETCH_LIMIT_SECONDS: Final = 300.0
@@ -101,35 +105,88 @@ def another_image(folder: Path, *, version: str) -> bytes:
 
 
 class Zephyr:
-    """The device, stopped at the end of the `with` block; its flash lasts as long.
+    """The device, stopped at the end of the `async with` block; its flash lasts as long.
+
+    QEMU's UART never hears again what it was told while nobody read it, where a real one loses a few bytes: whoever
+    speaks with this device waits until it has `started`.
 
     Args:
         directory: for its log.
     """
 
     def __init__(self, directory: Path) -> None:
-        self.port = free_port()
         self._directory = directory
+        self._starts = 0
+        self._printed = b""
+        self._news = asyncio.Condition()
+        self._client: asyncio.StreamWriter | None = None
 
     @property
     def address(self) -> str:
         """Of its serial port, as a LeafDevice says it."""
-        return f"socket://127.0.0.1:{self.port}"
+        return "socket://{}:{}".format(*self._server.sockets[0].getsockname())
 
-    def __enter__(self) -> Self:
+    async def started(self, times: int) -> None:
+        """Wait until its application has started so many times.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        async with asyncio.timeout(START_LIMIT_SECONDS), self._news:
+            await self._news.wait_for(lambda: self._starts >= times)
+
+    async def __aenter__(self) -> Self:
         program = shutil.which("qemu-system-arm")
         if program is None:
             raise BinaryError("QEMU for Arm is not installed; on Debian: apt-get install qemu-system-arm")
-        console = f"socket,id=con,host=127.0.0.1,port={self.port},server=on,wait=off"
+        port = free_port()
+        # It runs from the first connection on: nothing that it prints is missed.
+        console = f"socket,id=con,host=127.0.0.1,port={port},server=on,wait=on"
         machine = ["-cpu", "cortex-m0", "-machine", "microbit", "-nographic", "-monitor", "none"]
         flash = f"loader,file={ensure() / FLASH}"
         command = [program, *machine, "-chardev", console, "-serial", "chardev:con", "-device", flash]
         self._child = Child(name="qemu", command=command, directory=self._directory)
-        self._child.wait_until(lambda: accepts(self.port), what=f"port {self.port}", limit=START_LIMIT_SECONDS)
+        try:
+            async with asyncio.timeout(START_LIMIT_SECONDS):
+                reader, self._uart = await self._connect(port)
+        except TimeoutError:
+            self._child.stop()
+            raise BinaryError(f"QEMU does not start: {self._child.tail()}") from None
+        self._reading = asyncio.create_task(self._read(reader))
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        self._reading.cancel()
+        await asyncio.gather(self._reading, return_exceptions=True)
+        self._uart.close()
         self._child.stop()
+
+    async def _connect(self, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while True:
+            with contextlib.suppress(ConnectionError):
+                return await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.sleep(0.02)
+
+    async def _read(self, uart: asyncio.StreamReader) -> None:
+        while data := await uart.read(4096):
+            self._printed += data
+            starts = self._printed.count(STARTED)
+            if starts > self._starts:
+                async with self._news:
+                    self._starts = starts
+                    self._news.notify_all()
+            if self._client is not None:
+                self._client.write(data)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._client = writer
+        while data := await reader.read(4096):
+            self._uart.write(data)
+        if self._client is writer:
+            self._client = None
+        writer.close()
 
 
 if __name__ == "__main__":

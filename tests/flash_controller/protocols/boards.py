@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from crds.errors import Retryable
+from flash_controller.adapters.agent_link import AgentLink, EdgeAgent
 from flash_controller.domain.images import read_image
 from flash_controller.protocols.smp_framing import Datagrams, Fragments, Framing, Lines
 from scripts.simulator.firmware import Application, build
 from scripts.simulator.flash import Flash
 from scripts.simulator.smp import SmpServer
+from tests.flash_controller.links.station import NAMESPACE
 
 FRAME = 1024
 OLD_VERSION, NEW_VERSION = "1.0.0", "2.3.4+5"
@@ -31,6 +34,15 @@ def image(version: str, *, size: int = 20_000) -> bytes:
 
 def measurement(data: bytes) -> str:
     return read_image(data).measurement
+
+
+async def leased(agent: EdgeAgent, device: str = "a") -> AgentLink:
+    """A link to a device; the agent may still be closing the one before."""
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(Retryable):
+                return await agent.lease(NAMESPACE, device)
+            await asyncio.sleep(0.01)
 
 
 class Board:

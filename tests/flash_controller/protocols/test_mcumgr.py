@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crds.errors import Retryable, Terminal
-from flash_controller.protocols import mcumgr
+from flash_controller.protocols import mcumgr, smp_transport
 from flash_controller.protocols.mcumgr import MCUmgr
 from flash_controller.protocols.smp_framing import Datagrams
 from tests.flash_controller.protocols.boards import (
@@ -141,8 +141,8 @@ async def test_after_a_reset_in_the_middle_the_upload_begins_again(board: Board)
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is slow here: what is not answered was lost."""
-    monkeypatch.setattr(mcumgr, "FIRST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(mcumgr, "LONGEST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(smp_transport, "FIRST_PAUSE_SECONDS", 0.02)
+    monkeypatch.setattr(smp_transport, "LONGEST_PAUSE_SECONDS", 0.02)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

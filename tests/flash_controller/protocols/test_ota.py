@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,12 +15,11 @@ import pytest
 from crds.errors import Retryable, Terminal
 from crds.models.leafdevice import UpdateProtocol
 from edge_resource_manager.agent.links.inbound import Port
-from flash_controller.adapters.agent_link import AgentLink, EdgeAgent
 from flash_controller.protocols import open_updater, ota
 from flash_controller.protocols.base import Installed, Updater
 from flash_controller.protocols.nubificus import certificate_length
 from flash_controller.protocols.smp_framing import Datagrams
-from tests.flash_controller.links.station import NAMESPACE, Station, free_port
+from tests.flash_controller.links.station import Station, free_port
 from tests.flash_controller.protocols.boards import (
     FRAME,
     NEW_VERSION,
@@ -29,6 +27,7 @@ from tests.flash_controller.protocols.boards import (
     Board,
     BoardLink,
     image,
+    leased,
     measurement,
 )
 from tests.flash_controller.protocols.esp32 import Esp32, own_certificate, pinned
@@ -76,7 +75,7 @@ async def updating(
 
         @asynccontextmanager
         async def updater() -> AsyncIterator[Updater]:
-            link = await _leased(agent)
+            link = await leased(agent)
             opened = open_updater(protocol, link, tls=_server(certificate), judge=judge)
             try:
                 yield opened
@@ -90,15 +89,6 @@ def _server(certificate: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
     return context
-
-
-async def _leased(agent: EdgeAgent) -> AgentLink:
-    """The agent may still be closing the connection before."""
-    async with asyncio.timeout(20):
-        while True:
-            with contextlib.suppress(Retryable):
-                return await agent.lease(NAMESPACE, "a")
-            await asyncio.sleep(0.01)
 
 
 async def write(updater: Updater, data: bytes = NEW) -> list[tuple[int, int]]:
