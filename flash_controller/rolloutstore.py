@@ -22,7 +22,7 @@ from crds.models.firmwarerollout import FirmwareRollout, FirmwareRolloutStatus
 log = structlog.get_logger(__name__)
 
 STATUS_MANAGER = "flash-controller"
-WRITE_SECONDS = 1.0
+WRITE_SECONDS = 2.0
 """At least between two statuses of one rollout that tell nothing but how far devices have come."""
 
 
