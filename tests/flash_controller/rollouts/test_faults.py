@@ -96,7 +96,8 @@ async def test_an_attempt_that_takes_too_long_is_stopped_and_fails(site: Site) -
     with site.at_work():
         status = await site.until(lambda status: says(status)["Progressing"] == "False/TooManyFailures")
     assert states(status) == {"gone": "Failed", "next": "Pending"}
-    assert flashes(status)["gone"].reason == "Stopped"
+    # What the runner says when it is told to stop; a busy machine may not have let it begin.
+    assert flashes(status)["gone"].reason in ("Stopped", "DeviceTimeout")
 
 
 async def test_a_rollout_that_is_deleted_takes_its_jobs_along(site: Site) -> None:
