@@ -110,7 +110,8 @@ async def test_damage_costs_what_it_hit_and_is_told_of_the_routes_that_it_may_ha
                 await publish_all(broker.port, numbered(range(start, start + 50)))
             await until(lambda: running.spool.head == 301)
         spoilt = sorted(state.glob("spool/*.log"))[1]
-        spoilt.write_bytes(b"\0" + spoilt.read_bytes()[1:])
+        data = spoilt.read_bytes()
+        spoilt.write_bytes(bytes([data[0] ^ 1]) + data[1:])
         (position,) = state.glob("positions/*")
         position.write_bytes(b"nonsense")
         target.always = None
