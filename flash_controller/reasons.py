@@ -100,7 +100,6 @@ class FlashReason(StrEnum):
     WRITING = "Writing"
     TRYING = "Trying"
     AWAITING_EVIDENCE = "AwaitingEvidence"
-    CONFIRMING = "Confirming"
     CONFIRMED = "Confirmed"
     NO_UPDATE_PATH = "NoUpdatePath"
     NOT_READY = "NotReady"

@@ -193,7 +193,6 @@ class Attempt:
                 log.warning("image refused", reason=refusal.reason, message=refusal.message)
                 self._course = replace(self._course, refusal=refusal)
             case Confirm():
-                await self._reporter.enter("Attesting", FlashReason.CONFIRMING)
                 await updater.confirm(self._wanted.measurement)
             case Revert():
                 await updater.revert()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from crds.kube.watch import Change, Put
 from crds.models.flash_report import FlashReport
 from flash_controller.domain.images import read_image
 from tests.flash_controller.runner.bench import Bench, image, powered
@@ -26,15 +27,19 @@ def said(report: FlashReport) -> tuple[str, str]:
     return report.state, report.reason
 
 
+def given_up(write: Change) -> bool:
+    return isinstance(write, Put) and not write.obj["spec"].get("holderIdentity")
+
+
 async def test_a_device_is_flashed_tried_proven_and_confirmed(own: Bench) -> None:
     async with powered(own, runs=image("1.0.0")) as board:
         before = board.runs
         await own.offer(image("1.1.0"))
         async with own.lease_writes() as writes:
             report = await own.flash()
-            await until(lambda: len(writes) >= 6, what="the last write")
+            await until(lambda: writes and given_up(writes[-1]), what="the last write")
         assert said(report) == ("Confirmed", "Confirmed"), report
-        assert len(writes) == 6
+        assert len(writes) <= 6
         assert kept(board, "1.1.0")
         assert report.bytes == report.total_bytes > 60_000
         assert report.before is not None
