@@ -46,9 +46,10 @@ from edge_resource_manager.domain.publication import (
     NOTHING,
     Grounds,
     Open,
+    Paused,
     Publication,
-    flashed_since,
     grounds,
+    is_flashed,
     may_publish,
     minimum_tier,
     misidentified,
@@ -291,11 +292,10 @@ class DiscoveryReconciler:
         status = whole_status(held) if held else LeafDeviceStatus()
         description = following(
             describe(device, node_name=node_name),
-            before=validate(LeafDeviceSpec, held.spec, field="spec") if held and flashed_since(status) else None,
+            before=validate(LeafDeviceSpec, held.spec, field="spec") if held and is_flashed(status) else None,
             status=status,
             catalog=self._catalog.of(key[0]),
         )
-        view = replace(view, flashed=flashed_since(status) is not None)
         publication = self._publication(key, description, status=status, now=now)
         refused_again = await self._offering.offer(
             device, description, view, publication=publication, seen=report.seen, now=now
@@ -309,7 +309,7 @@ class DiscoveryReconciler:
         """Whether the device may be offered, by what is known at this moment."""
         self._judged[leaf_key(key)] = grounds(status)
         if self._settings.insecure:
-            return Open(NOTHING)
+            return Paused() if is_flashed(status) else Open(NOTHING)
         if description.bad_ueid:
             return misidentified(description.bad_ueid)
         return may_publish(status, ueid=description.spec.ueid, minimum=self._minimums.get(key[0]), now=now)

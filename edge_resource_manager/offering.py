@@ -7,10 +7,11 @@ two flavors, so statuses have a queue of their own, which takes little of its ti
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from typing import assert_never
 
 import orjson
 
@@ -20,7 +21,7 @@ from crds.kube.events import emit
 from crds.kube.queue import WorkQueue
 from crds.kube.watch import Key
 from crds.models.base import ObjectMeta, OwnerReference, validate
-from crds.models.fluidos import Flavor
+from crds.models.fluidos import Flavor, FlavorSpec
 from crds.models.leafdevice import LeafDevice, LeafDeviceStatus, Offer
 from crds.naming import leaf_device_name
 from edge_resource_manager.adapters.mirror import Held, Mirror
@@ -28,7 +29,7 @@ from edge_resource_manager.domain.devices import Description, ObservedDevice
 from edge_resource_manager.domain.flavors import Terms, flavor_of
 from edge_resource_manager.domain.leafstatus import status_of, verdicts, worth_an_event
 from edge_resource_manager.domain.liveness import Outlook
-from edge_resource_manager.domain.publication import Open, Publication, Withheld
+from edge_resource_manager.domain.publication import Open, Paused, Publication, Withheld
 from edge_resource_manager.metrics import DEVICE_CONDITIONS
 from edge_resource_manager.reasons import LeafCondition
 
@@ -115,13 +116,18 @@ class Offering:
         held = await self.leaves.ensure(leaf)
         leaf = leaf.model_copy(update={"metadata": leaf.metadata.model_copy(update={"uid": held.uid})})
         flavors: dict[str, Flavor] = {}
-        if isinstance(publication, Open):
-            flavors = {
-                sensor.uid: flavor_of(
-                    leaf, sensor, terms=self._terms, available=view.available, trust=publication.trust
-                )
-                for sensor in leaf.spec.sensors
-            }
+        match publication:
+            case Open(trust):
+                flavors = {
+                    sensor.uid: flavor_of(leaf, sensor, terms=self._terms, available=view.available, trust=trust)
+                    for sensor in leaf.spec.sensors
+                }
+            case Paused():
+                flavors = dict(self._paused(leaf))
+            case Withheld():
+                pass
+            case _:
+                assert_never(publication)
         failures = await self._publish(key, flavors, now=now)
         self._untold[key] = _Facts(
             leaf=leaf,
@@ -163,6 +169,15 @@ class Offering:
                 raise Unavailable(f"a flavor could not be withdrawn: {outcome}") from outcome
             if outcome is not None:
                 raise outcome
+
+    def _paused(self, leaf: LeafDevice) -> Iterator[tuple[str, Flavor]]:
+        """By sensor, the flavors that there are, unavailable and otherwise unchanged."""
+        for sensor in leaf.spec.sensors:
+            flavor = flavor_of(leaf, sensor, terms=self._terms, available=False)
+            held = self.flavors.get((flavor.metadata.namespace or "", flavor.metadata.name))
+            if held is not None:
+                spec = validate(FlavorSpec, held.spec, field="spec")
+                yield sensor.uid, flavor.model_copy(update={"spec": spec.model_copy(update={"availability": False})})
 
     async def _publish(self, key: Key, flavors: Mapping[str, Flavor], *, now: datetime) -> dict[str, _Failure]:
         """Make the Flavors of a LeafDevice these and no others; by sensor, why one could not be made."""

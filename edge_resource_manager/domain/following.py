@@ -15,7 +15,7 @@ from crds.models.base import validate
 from crds.models.firmware import BoardImage, Firmware, FirmwareSensor, FirmwareStatus, Release
 from crds.models.leafdevice import Access, LeafDeviceSpec, LeafDeviceStatus, Sensor, SensorTraits
 from edge_resource_manager.domain.devices import Description
-from edge_resource_manager.domain.publication import flashed_since
+from edge_resource_manager.domain.publication import is_flashed
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def following(
         catalog: all firmware of its namespace.
     """
     spec = description.spec
-    if before is not None and flashed_since(status):
+    if before is not None and is_flashed(status):
         return replace(description, spec=spec.model_copy(update={"sensors": before.sensors}))
     release = running(status, catalog)
     if release is None or spec.ueid is None:

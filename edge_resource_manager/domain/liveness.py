@@ -55,22 +55,15 @@ class Graces:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """Whether the device is online, and the seconds after which time alone may change that.
-
-    Attributes:
-        online: the condition.
-        look_again: seconds.
-        flashed: whether firmware is being written into it.
-    """
+    """Whether the device is online, and the seconds after which time alone may change that."""
 
     online: Verdict
     look_again: float | None = None
-    flashed: bool = False
 
     @property
     def available(self) -> bool:
         """Whether its sensors can be bought: also while nothing is known."""
-        return self.online.status != "False" and not self.flashed
+        return self.online.status != "False"
 
 
 def outlook(*, node: NodeHealth, report: Report, now: datetime, graces: Graces) -> Outlook:

@@ -48,7 +48,15 @@ class Withheld:
     verdict: Verdict
 
 
-Publication = Open | Withheld
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """They stay on offer as they are, and cannot be had: firmware is being written into the device.
+
+    Nobody knows yet what it will prove. What it proves meanwhile may be of firmware that is given up again.
+    """
+
+
+Publication = Open | Withheld | Paused
 
 Grounds = tuple[Trust | None, tuple[Condition, ...]]
 
@@ -58,11 +66,9 @@ def grounds(status: LeafDeviceStatus) -> Grounds:
     return status.trust, tuple(each for each in status.conditions if each.type in {ATTESTED, FLASHING})
 
 
-def flashed_since(status: LeafDeviceStatus | None) -> datetime | None:
-    """Since when a job writes firmware into the device; None where none does."""
-    conditions = status.conditions if status else ()
-    since = next((each for each in conditions if (each.type, each.status) == (FLASHING, "True")), None)
-    return parse_timestamp(since.last_transition_time) if since else None
+def is_flashed(status: LeafDeviceStatus) -> bool:
+    """Whether a job writes firmware into the device."""
+    return any((each.type, each.status) == (FLASHING, "True") for each in status.conditions)
 
 
 def minimum_tier(labels: Mapping[str, str]) -> Tier:
@@ -83,8 +89,6 @@ def may_publish(
 ) -> Publication:
     """Decide for one device.
 
-    One that is being flashed cannot prove anything anew: what counted when that began counts until it is over.
-
     Args:
         status: of its LeafDevice, as all who write it left it.
         ueid: which device it has to be.
@@ -95,7 +99,8 @@ def may_publish(
         return _withheld("Unknown", DiscoveryReason.NOT_ATTESTED, "what its namespace asks is not known yet")
     if isinstance(minimum, InvalidField):
         return _withheld("False", DiscoveryReason.MINIMUM_TIER_INVALID, str(minimum))
-    now = min(now, flashed_since(status) or now)
+    if is_flashed(status):
+        return Paused()
     found = proven(status.trust, ueid=ueid, now=now)
     left = _left(status.trust, now=now)
     if at_least(found.tier, minimum):

@@ -15,8 +15,9 @@ import structlog
 
 from crds.annotations import BUYER_SPIFFE_ID
 from crds.conditions import parse_timestamp
-from crds.errors import EdgeError
+from crds.errors import Retryable, Terminal
 from crds.kube.client import AlreadyExists, Kube, NotFound
+from crds.kube.queue import WorkQueue
 from crds.kube.watch import Key, Put, key_of
 from crds.models.firmwarerollout import FirmwareRollout
 from crds.models.fluidos import Contract
@@ -34,11 +35,12 @@ from spire.domain.spiffe_id import SpiffeId
 log = structlog.get_logger(__name__)
 
 PERIOD_SECONDS = 0.25
+WORKERS = 4
 _FORWARD, _BACK = "repurpose-", "bring-back-"
 
 
 class Keeper:
-    """One look after the other, once the store is complete.
+    """Works once the store is complete.
 
     Args:
         kube: where rollouts are.
@@ -65,39 +67,54 @@ class Keeper:
         self._ledger = ledger
         self._sales = sales
         self._clock = clock
+        self._queued: set[Key] = set()
+        self._queue: WorkQueue[Key] = WorkQueue("repurposing", self.reconcile, workers=WORKERS)
 
     async def run(self) -> None:
-        """Until cancelled. What fails is looked at again the next time."""
-        while True:
-            await asyncio.sleep(PERIOD_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
-            await self.look()
+        """Until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._queue.run())
+            while True:
+                self.look()
+                await asyncio.sleep(PERIOD_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - jitter, not a secret
 
-    async def look(self) -> None:
-        """One look at all contracts that are in the making, and at all rollouts that were made for one."""
-        for contract in tuple(self._store.contracts.agreed()):
-            try:
+    def look(self) -> None:
+        """Put all into the queue that is in the making, or was made; what failed is there already, and waits."""
+        sold = ((each.metadata.namespace or "", each.spec.transaction_id) for each in self._store.contracts.agreed())
+        made = (
+            (key[0], _transaction(key)) for key, each in self._repurposing.rollouts.items() if _is_forward(key, each)
+        )
+        for key in {*sold, *made} - self._queued:
+            self._queued.add(key)
+            self._queue.add(key)
+
+    async def reconcile(self, key: Key) -> None:
+        """Bring what was sold by one transaction of a namespace one step further.
+
+        Raises:
+            Retryable: the API server does not do as asked; that has an end, if only because the time is over.
+        """
+        namespace, transaction = key
+        try:
+            contract = self._store.contracts.get(contract_name(transaction))
+            if contract is None:
+                await self._tend((namespace, _FORWARD + transaction))
+            else:
                 async with self._sales.lock(flavor_id_of(contract)):
-                    await self._advance(contract.metadata.name)
-            except EdgeError as error:
-                log.warning("will look again", contract=contract.metadata.name, error=str(error))
-        for key, made in tuple(self._repurposing.rollouts.items()):
-            if is_ours(made) and key[1].startswith(_FORWARD):
-                try:
-                    await self._tend(key, made)
-                except EdgeError as error:
-                    log.warning("will look again", rollout=key, error=str(error))
+                    contract = self._store.contracts.get(contract_name(transaction))
+                    agreed = agreement(contract) if contract else None
+                    if contract is not None and agreed is not None:
+                        await self._advance(contract, agreed)
+        except Terminal as error:
+            raise Retryable(str(error)) from error
+        self._queued.discard(key)
 
-    async def _advance(self, name: str) -> None:
-        """Bring a contract that is in the making one step further."""
-        contract = self._store.contracts.get(name)
-        agreed = agreement(contract) if contract else None
-        if contract is None or agreed is None:
-            return
+    async def _advance(self, contract: Contract, agreed: Agreed) -> None:
         listed = self._store.find(flavor_id_of(contract))
         if listed is not None and listed.offer is not None and listed.available:
             await self._sales.activate(contract, listed.offer)
             metrics.REPURPOSED.labels("done").inc()
-            log.info("device is what was bought", device=agreed.device, contract=name)
+            log.info("device is what was bought", device=agreed.device, contract=contract.metadata.name)
             return
         key = (contract.metadata.namespace or "", _FORWARD + contract.spec.transaction_id)
         made = self._repurposing.rollouts.get(key)
@@ -128,17 +145,17 @@ class Keeper:
         metrics.REPURPOSED.labels("given_up").inc()
         log.warning("device did not become what was bought", device=agreed.device, why=why)
 
-    async def _tend(self, key: Key, made: FirmwareRollout) -> None:
+    async def _tend(self, key: Key) -> None:
         """Stop what nobody waits for any more, and bring back what shall run when nobody reads the device."""
-        transaction = key[1].removeprefix(_FORWARD)
-        if self._store.contracts.get(contract_name(transaction)) is not None:
+        made = self._repurposing.rollouts.get(key)
+        if made is None:
             return
         if not is_over(made):
             if made.spec.desired == "Run":
                 await self._cancel(key)
             return
         (device,), firmware = made.spec.devices.names or ("",), made.metadata.annotations.get(AFTERWARDS)
-        back = (key[0], _BACK + transaction)
+        back = (key[0], _BACK + _transaction(key))
         if firmware is None or back in self._repurposing.rollouts or not self._is_latest(key, made):
             return
         async with self._sales.lock("", device=(key[0], device)):
@@ -152,10 +169,7 @@ class Keeper:
         others = (
             (each.metadata.creation_timestamp or "", name)
             for (namespace, name), each in self._repurposing.rollouts.items()
-            if is_ours(each)
-            and name.startswith(_FORWARD)
-            and namespace == key[0]
-            and each.spec.devices == made.spec.devices
+            if _is_forward((namespace, name), each) and namespace == key[0] and each.spec.devices == made.spec.devices
         )
         return max(others) == (made.metadata.creation_timestamp or "", key[1])
 
@@ -181,3 +195,11 @@ class Keeper:
         except NotFound:
             return
         log.info("rollout cancelled: nobody waits for it any more", rollout=key)
+
+
+def _is_forward(key: Key, made: FirmwareRollout) -> bool:
+    return is_ours(made) and key[1].startswith(_FORWARD)
+
+
+def _transaction(key: Key) -> str:
+    return key[1].removeprefix(_FORWARD)

@@ -1,6 +1,6 @@
 """Sensors follow firmware: a device has those of what it attested, and keeps its own while it is being flashed."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from crds.models.leafdevice import LeafDevice, LeafDeviceStatus
 from crds.models.trust import Firmware as Proven
 from crds.models.trust import Tier, Trust
 from edge_resource_manager.domain.following import Entry, provided, running
-from edge_resource_manager.domain.publication import Open, may_publish
+from edge_resource_manager.domain.publication import Paused, Withheld, may_publish
 from tests.edge_resource_manager import firmwares
 from tests.edge_resource_manager.discovery.conftest import Site, characteristics
 from tests.edge_resource_manager.discovery.states import idle
@@ -43,9 +43,9 @@ def catalog(*entries: tuple[str, dict[str, Any]]) -> list[Entry]:
     return [Entry.of(firmwares.firmware(name, status)) for name, status in entries]
 
 
-def flashing(status: str = "True", *, since: datetime = NOW) -> Condition:
+def flashing(status: str = "True") -> Condition:
     said = {"type": FLASHING, "status": status, "reason": "Job", "message": ""}
-    return Condition.model_validate({**said, "lastTransitionTime": timestamp(since)})
+    return Condition.model_validate({**said, "lastTransitionTime": timestamp(NOW)})
 
 
 @pytest.mark.parametrize(
@@ -99,13 +99,12 @@ def test_a_sensor_that_cannot_be_is_told_and_hides_no_other() -> None:
     assert [error.field for error in found.errors] == ["sensors[0] of wind 1.0.0, uid"]
 
 
-def test_what_was_proven_when_a_flash_began_counts_until_it_is_over() -> None:
-    proof = trust("wind", WIND, until=NOW + timedelta(seconds=60))
-    later = NOW + timedelta(seconds=90)
-    during = LeafDeviceStatus(trust=proof, conditions=(flashing(since=NOW),))
-    assert isinstance(may_publish(during, ueid=UEID, minimum="Attested", now=later), Open)
-    after = LeafDeviceStatus(trust=proof, conditions=(flashing("False", since=later),))
-    assert not isinstance(may_publish(after, ueid=UEID, minimum="Attested", now=later), Open)
+def test_nothing_is_decided_by_what_is_proven_during_a_flash() -> None:
+    for proof in (trust("wind", WIND, until=NOW), trust("wind", WIND, tier="None"), None):
+        during = LeafDeviceStatus(trust=proof, conditions=(flashing(),))
+        assert may_publish(during, ueid=UEID, minimum="Attested", now=NOW) == Paused()
+        after = LeafDeviceStatus(trust=proof, conditions=(flashing("False"),))
+        assert isinstance(may_publish(after, ueid=UEID, minimum="Attested", now=NOW), Withheld)
 
 
 async def attest(issuer: Appraiser, application: str, measurement: str) -> None:
@@ -158,6 +157,26 @@ async def test_a_device_becomes_what_it_attests(site: Site, issuer: Appraiser, k
 
         await kube.request("DELETE", Kind.of(Firmware.crd).path(namespace=site.namespace, name="wind"))
         await site.until(lambda _, flavors: uids(flavors) == uids(declared))
+
+
+async def test_firmware_that_is_given_up_again_costs_no_flavor(site: Site, issuer: Appraiser, kube: Kube) -> None:
+    await firmwares.publish(kube, "wind", firmwares.status("wind", WIND, SPEED), namespace=site.namespace)
+    async with site.discovery(insecure=False) as discovery:
+        proves(site)
+        await attest(issuer, "wind", WIND)
+        [before] = await site.until(lambda _, flavors: uids(flavors) == ["wind/1"])
+        await set_flashing(kube, site, "True")
+        await site.until(lambda _, flavors: not flavors[0].spec.availability)
+        await issuer.refuse()
+        await idle(discovery)
+        [during] = await site.flavors()
+        assert during.spec == before.spec.model_copy(update={"availability": False})
+        await attest(issuer, "wind", WIND)
+        await set_flashing(kube, site, "False")
+        [after] = await site.until(lambda _, flavors: flavors[0].spec.availability)
+        assert (after.metadata.uid, after.spec) == (before.metadata.uid, before.spec)
+        await issuer.refuse()
+        await site.until(lambda _, flavors: not flavors)
 
 
 async def test_a_manager_that_starts_anew_knows_the_catalog_first(site: Site, issuer: Appraiser, kube: Kube) -> None:

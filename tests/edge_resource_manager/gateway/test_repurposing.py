@@ -9,9 +9,12 @@ import pytest
 
 from crds.models.fluidos import Contract, Transaction
 from crds.models.repurposing import AGREED
+from edge_resource_manager.domain.signature import verify
 from edge_resource_manager.gateway.metrics import REPURPOSING_POLICY_BROKEN
 from tests.edge_resource_manager.gateway.conftest import Answer, Provider, eventually, running
+from tests.edge_resource_manager.gateway.parties import GATEWAY, SELLER
 from tests.edge_resource_manager.workshop import Workshop
+from tests.spire.pki import bundles_of
 
 ALLOWED: dict[str, Any] = {"repurpose": {"mode": "Allow", "maxSeconds": 60}}
 
@@ -189,9 +192,11 @@ async def test_a_buyer_who_gives_up_stops_the_rollout(provider: Provider, worksh
     assert await released(workshop)
 
 
-async def test_a_gateway_that_was_killed_goes_on(provider: Provider, workshop: Workshop) -> None:
+async def test_a_gateway_that_was_killed_goes_on(
+    provider: Provider, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     flavor = await offered(provider, workshop)
-    provider.gateway.keeper.look = asyncio.Event().wait  # type: ignore[method-assign, assignment]  # killed after the purchase
+    monkeypatch.setattr(provider.gateway.keeper, "look", lambda: None)  # killed after the purchase
     contract = await bought(provider, flavor)
     assert await workshop.rollouts() == {}
     async with running(provider.cluster) as another:
@@ -207,3 +212,20 @@ async def test_a_policy_that_cannot_be_read_changes_nothing(provider: Provider, 
         lambda: next(iter(REPURPOSING_POLICY_BROKEN.collect())).samples[0].value == 1, "it is read, and refused"
     )
     assert [each["flavorID"] for each in await potential(provider, workshop.namespace)] == [flavor]
+
+
+async def test_each_buyer_sees_what_may_be_made_for_it(
+    secured: Provider, one: Provider, two: Provider, namespace: str
+) -> None:
+    async with Workshop.opened(secured.cluster, namespace) as workshop:
+        flavor = await offered(one, workshop, trustDomains=["consumer-1"])
+        assert await potential(two, namespace) == []
+        assert (await two.reserve(flavor, **ALLOWED)).status == 404
+        contract = await bought(one, flavor)
+        assert (await two.get(f"/flavors/sensors/{flavor}")).status == 404, "it is another buyer's"
+        await workshop.flash("wind")
+        await eventually(lambda: active(workshop), "the contract is about the sensor")
+        refreshed = (await one.get(f"/contracts/{contract['contractID']}")).json
+    assert refreshed["signature"] != contract["signature"]
+    content = {key: value for key, value in refreshed.items() if key != "signature"}
+    assert verify(refreshed["signature"], content, bundles=bundles_of(SELLER), now=secured.clock.now).path == GATEWAY
