@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,7 +25,6 @@ from scripts.demo.observe import SinkClient, claims
 from scripts.demo.report import Halted, Repurposed
 from scripts.demo.site import Consumer, Provider
 from scripts.demo.workshop import Workshop
-from scripts.testbed.processes import free_port
 
 R = TypeVar("R", bound=Resource)
 ENDPOINT: Final = "archive"
@@ -75,8 +76,10 @@ class Act:
             NotReachedError: not all firmware is verified, or not all boards are believed.
         """
         self.workshop.start()
-        names = [f"spare-{number}" for number in range(1, self.count + 1)]
-        idle = [IdleBoard(name=it, ueid=self.boards.blank(it), update=f"127.0.0.1:{free_port()}") for it in names]
+        idle = [
+            IdleBoard(name=f"spare-{number}", ueid=self.boards.blank(f"spare-{number}"), update=f"127.0.0.1:{port}")
+            for number, port in enumerate(_free_ports(self.count), 1)
+        ]
         self.provider.cluster.apply([device_model("v1beta1"), *(it.device(node=self.provider.node) for it in idle)])
         simulator = f"{self.provider.name}-spare-devices"
         self.crew.start(simulator, "scripts.simulator", "--devices", self._entries(idle))
@@ -189,6 +192,15 @@ class Act:
         """What is known of it when it is too late."""
         objects = [*claims(self.consumer).values(), *self._list(FirmwareRollout)]
         return "\n".join(map(_says, objects))
+
+
+def _free_ports(count: int) -> list[int]:
+    """Several UDP ports."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def _rollout(package: Package, devices: Sequence[str]) -> dict[str, Any]:
