@@ -16,7 +16,6 @@ from smp.image_management import ImageState
 from smp.message import ReadResponse
 from smp.os_management import BootloaderInformationReadRequest, MCUbootMode, OSManagementErrorV1, OSManagementErrorV2
 from smpclient import SMPClient
-from smpclient.exceptions import SMPClientException
 from smpclient.generics import SMPRequest, TEr1, TEr2, TRep, error_v1, success
 from smpclient.requests.image_management import ImageStatesRead, ImageStatesWrite
 from smpclient.requests.os_management import MCUMgrParametersRead, ResetWrite
@@ -24,7 +23,7 @@ from smpclient.requests.os_management import MCUMgrParametersRead, ResetWrite
 from crds.errors import Retryable, Terminal
 from flash_controller.protocols.base import Capabilities, Installed, Link, Progress, Slot
 from flash_controller.protocols.smp_framing import Framing
-from flash_controller.protocols.smp_refusals import refusal
+from flash_controller.protocols.smp_refusals import GARBLED, refusal
 from flash_controller.protocols.smp_transport import LinkTransport
 from flash_controller.protocols.smp_upload import Upload
 from flash_controller.reasons import ProtocolReason
@@ -158,7 +157,7 @@ class MCUmgr:
             answer = await self._client.request(request, timeout_s=seconds or REQUEST_SECONDS)
         except TimeoutError as silence:
             raise Retryable(f"no answer from the device within {seconds or REQUEST_SECONDS:g} s") from silence
-        except SMPClientException as garbled:
+        except GARBLED as garbled:
             raise Retryable(f"the device's answer is not understood: {garbled}") from garbled
         if success(answer):
             return answer

@@ -1,16 +1,21 @@
-"""What an SMP server's error codes mean to us: whether another try helps."""
+"""What an SMP server's error codes, and answers that make no sense, mean to us: whether another try helps."""
 
 from __future__ import annotations
 
 from enum import IntEnum
 from typing import Final
 
-from pydantic import ValidationError
+import cbor2
 from smp.error import MGMT_ERR, ErrorV1
+from smp.exceptions import SMPException
 from smp.image_management import IMG_MGMT_ERR, ImageManagementErrorV1, ImageManagementErrorV2
+from smpclient.exceptions import SMPClientException
 
 from crds.errors import EdgeError, Retryable, Terminal
 from flash_controller.reasons import ProtocolReason
+
+GARBLED: Final = (SMPClientException, SMPException, cbor2.CBORError, ValueError, TypeError)
+"""What smp raises of an answer that is no CBOR, no map, or has other fields."""
 
 # By name: the numbers of the groups' codes overlap.
 _MAY_PASS: Final = frozenset(
@@ -33,7 +38,7 @@ def upload_refusal(answer: bytes) -> EdgeError:
     for kind in (ImageManagementErrorV1, ImageManagementErrorV2):
         try:
             error = kind.loads(answer)
-        except ValidationError:
+        except GARBLED:
             continue
         return refusal("an upload", error.rc if isinstance(error, ErrorV1) else error.err.rc)
     return Retryable(f"the device's answer to an upload is not understood: {answer[:64].hex()}")
