@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import yaml
+
+from crds.kube.client import MERGE_PATCH
 from crds.models.firmware_policy import CONFIG_MAP
 from crds.models.fluidos import FLUIDOS_NAMESPACE
-from crds.models.repurposing import REPURPOSING_CONFIG_MAP
-from scripts.demo.idle import IDLE, WATCHFUL
+from crds.models.repurposing import REPURPOSING_CONFIG_MAP, REPURPOSING_KEY
+from scripts.demo.idle import BROKEN, IDLE, WATCHFUL
 from scripts.demo.inventory import NAMESPACE
 from scripts.demo.repurpose import ASK, Act
 from scripts.demo.workshop import Workshop
@@ -60,6 +63,14 @@ def roll_out(world: World, name: str, firmware: str, *devices: str, **more: Any)
     world.provider.cluster.apply([{**kind, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec}])
 
 
+def give_up(world: World) -> None:
+    """The rollout that failed holds its devices until somebody says what shall become of it."""
+    body = {"spec": {"desired": "Cancel"}}
+    path = f"/apis/{ROLLOUTS}/{BROKEN.name}"
+    world.provider.cluster.api.request("PATCH", path, body=body, content_type=MERGE_PATCH)
+    world.wait(lambda: not any(_unfinished(world)), "the failed rollout to be given up")
+
+
 def keep_no_history(world: World) -> None:
     """A rollout that has nothing to do, and is gone when that is done."""
     device, *_ = (leaf["metadata"]["name"] for leaf in spare(world, "idle"))
@@ -68,22 +79,48 @@ def keep_no_history(world: World) -> None:
 
 
 def cancel(world: World) -> None:
-    """A rollout that is called off while its device is flashed."""
+    """A rollout that is called off when its Job has been made."""
     device, *_ = (leaf["metadata"]["name"] for leaf in spare(world, "idle"))
-    roll_out(world, "hasty", WATCHFUL.name, device)
-    world.wait(lambda: _active(world, "hasty"), "the Job of the rollout")
-    roll_out(world, "hasty", WATCHFUL.name, device, desired="Cancel")
+    with _nobody_runs_jobs(world):
+        roll_out(world, "hasty", WATCHFUL.name, device)
+        world.wait(lambda: _active(world, "hasty"), "the Job of the rollout")
+        roll_out(world, "hasty", WATCHFUL.name, device, desired="Cancel")
     world.wait(lambda: not any(_unfinished(world)), "the rollout to be called off")
 
 
 def change_ones_mind(world: World) -> None:
-    """A claim that is withdrawn while a device is flashed for it."""
+    """A claim that is withdrawn before the device that shall be made for it is."""
+    path = f"/api/v1/namespaces/{FLUIDOS_NAMESPACE}/configmaps/{REPURPOSING_CONFIG_MAP}"
+    policy = yaml.safe_load(world.provider.cluster.api.request("GET", path)["data"][REPURPOSING_KEY])
+    policy["rules"][0]["cooldownSeconds"] = 0  # all that are idle have just been tried
+    data = {"data": {REPURPOSING_KEY: yaml.safe_dump(policy)}}
+    world.provider.cluster.api.request("PATCH", path, body=data, content_type=MERGE_PATCH)
     claim = ASK.document(world.consumer.sink)
     claim["spec"]["count"] = len(spare(world, "visibility")) + 1
-    world.consumer.cluster.apply([claim])
-    world.wait(lambda: any(_unfinished(world)), "the rollout for the claim to begin")
-    world.delete(world.consumer, f"{OURS}/sensorclaims/{ASK.name}")
-    world.wait(lambda: not any(_unfinished(world)), "the rollout to be called off")
+    with _nobody_runs_jobs(world):
+        world.consumer.cluster.apply([claim])
+        world.wait(lambda: any(_unfinished(world)), "the rollout for the claim to begin")
+        world.delete(world.consumer, f"{OURS}/sensorclaims/{ASK.name}")
+        world.wait(
+            lambda: all(
+                each["spec"].get("desired") == "Cancel"
+                for each in world.provider.objects(f"/apis/{ROLLOUTS}")
+                if each["metadata"]["name"] in _unfinished(world)
+            ),
+            "the rollout to be called off",
+        )
+    world.wait(lambda: not any(_unfinished(world)), "the rollout to end")
+
+
+@contextmanager
+def _nobody_runs_jobs(world: World) -> Iterator[None]:
+    """What is begun in the meantime goes on afterwards."""
+    kubelet = f"{world.provider.name}-kubelet"
+    world.crew.kill(kubelet)
+    try:
+        yield
+    finally:
+        world.crew.start_again(kubelet)
 
 
 def adopt(world: World) -> None:

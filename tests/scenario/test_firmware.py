@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.scenario.audit import granted, requests
-from tests.scenario.firmware import adopt, cancel, change_ones_mind, keep_no_history, of_firmware, workshop
+from tests.scenario.firmware import adopt, cancel, change_ones_mind, give_up, keep_no_history, of_firmware, workshop
 from tests.scenario.world import World
 
 
@@ -18,6 +18,7 @@ def test_who_flashes_needs_every_right_that_he_has_and_no_other(world: World) ->
         assert act.repurpose().after == "visibility"
         halted = act.fail()
         assert (halted.state, halted.untouched) == ("RolledBack", halted.others)
+        give_up(world)
         keep_no_history(world)
         cancel(world)
         change_ones_mind(world)
