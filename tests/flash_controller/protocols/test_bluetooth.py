@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crds.errors import Retryable, Terminal
@@ -175,6 +175,7 @@ def test_the_crc_is_the_chips() -> None:
     assert stm32_crc(b"12345678") == 0xFEFC54F9
 
 
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.binary(max_size=200))
 def test_the_fast_crc_is_the_slow_one(data: bytes) -> None:
     assert stm32_crc(data) == bitwise_crc(data)

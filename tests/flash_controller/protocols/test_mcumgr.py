@@ -145,7 +145,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smp_transport, "LONGEST_PAUSE_SECONDS", 0.02)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(fates=st.lists(st.sampled_from((0, 1, 1, 1, 2)), max_size=60))
 @pytest.mark.usefixtures("impatient")
 async def test_whatever_is_lost_or_comes_twice_the_image_arrives(

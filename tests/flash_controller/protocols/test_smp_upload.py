@@ -8,7 +8,7 @@ from typing import Any
 
 import cbor2
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crds.errors import Retryable, Terminal
@@ -99,7 +99,7 @@ async def test_a_refusal_says_whether_another_try_helps(answer: object, error: t
         await upload(lambda _: cbor2.dumps(answer))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     body=st.binary(max_size=40)
     | st.recursive(
