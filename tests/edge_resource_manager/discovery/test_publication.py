@@ -45,7 +45,10 @@ def judged(
 ) -> Open | tuple[str, str]:
     status = LeafDeviceStatus(trust=trust, conditions=conditions)
     outcome = may_publish(status, ueid=ueid, minimum=minimum, now=NOW)
-    return outcome if isinstance(outcome, Open) else (outcome.verdict.status, outcome.verdict.reason)
+    if isinstance(outcome, Open):
+        return outcome
+    assert isinstance(outcome, Withheld)
+    return outcome.verdict.status, outcome.verdict.reason
 
 
 def test_what_is_proven_is_said_to_buyers() -> None:
