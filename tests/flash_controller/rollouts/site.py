@@ -32,7 +32,7 @@ POLICY = {
     "data": {"policy.yaml": "unsigned: Allow\n"},
 }
 MOMENT = "2026-11-21T12:00:00Z"
-LIMIT_SECONDS = 60.0
+LIMIT_SECONDS = 120.0
 
 Status = FirmwareRolloutStatus
 
