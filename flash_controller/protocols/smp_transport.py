@@ -68,21 +68,21 @@ class LinkTransport(SMPTransport):
         Raises:
             Retryable: the link is gone.
         """
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read())
-        if self._reader.done():
-            raise self._reader.result()
+        reader = self._reader = self._reader or asyncio.create_task(self._read())
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[data[MATCHES]] = answer
-        pause = None if (data[4:6], data[7]) == _RESET else FIRST_PAUSE_SECONDS
+        pause = FIRST_PAUSE_SECONDS
+        once = (data[4:6], data[7]) == _RESET
         try:
-            while True:
+            while not reader.done():
                 await self.send(data)
-                await asyncio.wait((answer,), timeout=pause)
+                await asyncio.wait(
+                    (answer, reader), timeout=None if once else pause, return_when=asyncio.FIRST_COMPLETED
+                )
                 if answer.done():
                     return answer.result()
-                longer = min(2 * (pause or 0), LONGEST_PAUSE_SECONDS)
-                pause = longer * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+            raise reader.result()
         finally:
             if self._waiting.get(data[MATCHES]) is answer:
                 del self._waiting[data[MATCHES]]
@@ -106,7 +106,4 @@ class LinkTransport(SMPTransport):
                     if answer is not None and not answer.done():
                         answer.set_result(message)
         except Retryable as lost:
-            for answer in self._waiting.values():
-                if not answer.done():
-                    answer.set_exception(lost)
             return lost
