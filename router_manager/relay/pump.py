@@ -108,21 +108,20 @@ class Pump:
 
     async def run(self) -> None:
         """Deliver for ever."""
-        limits = self._outlet.limits
         while True:
             await self.lane.wait()
-            # One batch at most comes twice after a crash; that is no reason to write after each reading.
-            if self.unsaved + min(self.lane.backlog, self._record_limit) > limits.records:
-                self.save_position()
-            taken = self._in_hand = self.lane.take(records=self._record_limit, size_bytes=limits.size_bytes)
-            kept = self._kept(taken)
-            passed = kept if self.way.filter is None else [record for record in kept if self._passes(record)]
-            if passed:
-                await self._deliver(passed)
+            async with self._turn:
+                # Not before: what came while others had their turn is of the same batch.
+                parts = self._take()
+                if not self._failures:
+                    parts = await self._deliver(parts)
+            while parts and (parts := await self._waited(parts)):
+                async with self._turn:
+                    parts = await self._deliver(parts)
             self._buried.clear()
             self.lane.settle()
+            self.unsaved += len(self._in_hand)
             self._in_hand = ()
-            self.unsaved += len(taken)
 
     async def recover(self, defect: str) -> bool:
         """Go on, one reading at a time. One that meets the defect again is a dead letter, or none would come behind it.
@@ -159,6 +158,17 @@ class Pump:
         else:
             self._written = position
 
+    def _take(self) -> deque[Sequence[Record]]:
+        """The next batch, as far as the route wants it."""
+        limits = self._outlet.limits
+        # One batch at most comes twice after a crash; that is no reason to write after each reading.
+        if self.unsaved + min(self.lane.backlog, self._record_limit) > limits.records:
+            self.save_position()
+        self._in_hand = self.lane.take(records=self._record_limit, size_bytes=limits.size_bytes)
+        kept = self._kept(self._in_hand)
+        passed = kept if self.way.filter is None else [record for record in kept if self._passes(record)]
+        return deque([passed] if passed else ())
+
     def _kept(self, records: Sequence[Record]) -> Sequence[Record]:
         """What is not given up; the rest is counted."""
         if not records or records[0].id >= self._floor:
@@ -178,14 +188,10 @@ class Pump:
             self.statistics.unreadable += drop is Drop.UNREADABLE
         return drop is None
 
-    async def _deliver(self, records: Sequence[Record]) -> None:
-        parts = deque([records])
+    async def _deliver(self, parts: deque[Sequence[Record]]) -> deque[Sequence[Record]]:
+        """Until all is done, or the target is to be left alone for a while: what is still to be sent."""
         while parts:
-            if self._failures and not (parts := await self._waited(parts)):
-                return
-            async with self._turn:
-                outcome = await self._try(parts[0])
-            match outcome:
+            match await self._try(parts[0]):
                 case Delivered():
                     self._record_limit = grown(self._record_limit, most=self._outlet.limits.records)
                 case Refused(reason):
@@ -204,11 +210,12 @@ class Pump:
                     self._failures += 1
                     self._woken.clear()
                     self._due = asyncio.get_running_loop().time() + after_seconds
-                    continue
-                case _:
-                    assert_never(outcome)
+                    return parts
+                case unknown:
+                    assert_never(unknown)
             self._failures = 0
             self.lane.advance(parts.popleft()[-1].id + 1)
+        return parts
 
     async def _try(self, records: Sequence[Record]) -> Outcome:
         """Send what of the records can be written and is still wanted; bury what cannot, and what is refused."""
