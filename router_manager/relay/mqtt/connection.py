@@ -156,7 +156,8 @@ class Connection(asyncio.Protocol):
         if now - self._recent_from > _REST_SECONDS:
             self._recent, self._recent_from = 0, now
         self._recent += count
-        if count < _BUSY_MESSAGES <= self._recent and self._transport is not None and not self.paused:
+        if count < _BUSY_MESSAGES <= self._recent and not self.paused and not self.lost.done():
+            assert self._transport is not None  # noqa: S101 - it brought what came
             self._transport.pause_reading()
             self._resting = self._loop.call_later(_REST_SECONDS, self._read_on)
 
