@@ -216,8 +216,10 @@ class Crowd:
         self.opened = asyncio.Event()
         self.inside = self.most = 0
         self.delivered: list[str] = []
+        self.sizes: list[int] = []
 
     async def send(self, batch: Batch) -> Answer:
+        self.sizes.append(len(batch.records))
         if batch.way.target.location.startswith(URL):
             self.inside += 1
             self.most = max(self.most, self.inside)
@@ -243,6 +245,20 @@ async def test_many_lanes_to_one_origin_take_turns_and_keep_no_other_waiting(tmp
         await until(lambda: len(exits.delivered) == 21)
         assert exits.most == 3
         assert exits.delivered[1:] == [f"test/{each.uid}" for each in crowd], "in the order in which they came"
+
+
+async def test_what_comes_while_a_lane_waits_for_its_turn_goes_with_the_same_request(tmp_path: Path) -> None:
+    exits = Crowd()
+    first, second = route(endpoint(URL), uid="first"), route(endpoint(URL), uid="second")
+    async with site(tmp_path, exits, table(first, second), at_once=1) as one:
+        one.receive(b'{"id":1}')
+        await until(lambda: exits.inside == 1)
+        one.receive(b'{"id":2}')
+        one.receive(b'{"id":3}')
+        exits.opened.set()
+        await until(lambda: len(exits.delivered) == 3)
+        assert exits.delivered == ["test/first", "test/second", "test/first"]
+        assert exits.sizes == [1, 3, 2]
 
 
 async def test_a_source_that_goes_while_its_reading_waits_for_a_turn_is_not_sent(tmp_path: Path) -> None:
