@@ -10,6 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from typing import Any
 
+import pytest
+
 from crds.models.fluidos import FLUIDOS_NAMESPACE
 from scripts.demo.inventory import NAMESPACE
 from scripts.demo.observe import known_clusters
@@ -37,6 +39,7 @@ RACES = {
 """Used where a route is looked at before the first list of its sources has come, which nothing here can force."""
 
 
+@pytest.mark.timeout(600)
 def test_processes_use_every_right_that_they_have_and_need_no_other(world: World) -> None:
     logs = [log for site in (world.consumer, world.provider) if (log := site.cluster.audit_log)]
     sizes = [log.stat().st_size for log in logs]
