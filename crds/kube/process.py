@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import structlog
+import uvloop
 from aiohttp import web
 from prometheus_client import REGISTRY, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
@@ -187,9 +188,7 @@ async def probes(*, host: str, port: int, ready: Callable[[], bool]) -> AsyncIte
         await runner.cleanup()
 
 
-def run_process(
-    main: Callable[[asyncio.Event], Coroutine[Any, Any, None]], *, runner: Callable[[], asyncio.Runner] = asyncio.Runner
-) -> int:
+def run_process(main: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> int:
     """Run `main(stop)`; SIGTERM and SIGINT set `stop`. The exit status: 0, or 1 with the error logged."""
 
     async def guarded() -> None:
@@ -200,7 +199,7 @@ def run_process(
         await main(stop)
 
     status = 0
-    with runner() as running:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as running:
         try:
             running.run(guarded())
         except* Stopped:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 
-import uvloop
-
 from crds.kube.client import Kube
 from crds.kube.process import configure_logging, run_process, settings_of
 from edge_resource_manager.gateway.egress import bound_lookups
@@ -29,9 +27,7 @@ def cli() -> int:
     settings = settings_of(GatewaySettings)
     configure_logging(settings.log_level)
     bound_lookups()
-    return run_process(
-        lambda stop: main(settings, stop), runner=lambda: asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    )
+    return run_process(lambda stop: main(settings, stop))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 
-import uvloop
-
 from crds.kube.client import Kube
 from crds.kube.process import configure_logging, run_process, settings_of
 from spire.issuer.service import serve_issuer
@@ -23,9 +21,7 @@ def cli() -> int:
     """Entry point."""
     settings = settings_of(IssuerSettings)
     configure_logging(settings.log_level)
-    return run_process(
-        lambda stop: main(settings, stop), runner=lambda: asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    )
+    return run_process(lambda stop: main(settings, stop))
 
 
 if __name__ == "__main__":
