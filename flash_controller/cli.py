@@ -30,7 +30,6 @@ from flash_controller.packaging.build import build
 from flash_controller.packaging.inspection import as_text, describe_image, describe_package, package_of
 from flash_controller.packaging.layout import load, save
 from flash_controller.packaging.login import logged_in
-from flash_controller.packaging.publish import push, sign
 from flash_controller.reasons import FirmwareReason
 
 PASSWORD: Final = "FIRMWARE_KEY_PASSWORD"  # noqa: S105 - the name of a variable
@@ -76,9 +75,10 @@ def _push(options: argparse.Namespace) -> str:
         _checked(_TAG, each, "tag")
 
     async def work() -> str:
+        from flash_controller.packaging.publish import push  # noqa: PLC0415 - oras is slow to import
+
         async with _registry(options, repository) as registry:
-            await push(registry, layout, tags=tags)
-        return f"{repository}@{layout.index.digest}"
+            return f"{repository}@{await push(registry, options.layout, tags=tags)}"
 
     return asyncio.run(work())
 
@@ -89,6 +89,8 @@ def _sign(options: argparse.Namespace) -> str:
     key = private_key(_text(options.key).encode(), field="key", password=password.encode() if password else None)
 
     async def work() -> str:
+        from flash_controller.packaging.publish import sign  # noqa: PLC0415 - see push
+
         async with _registry(options, repository) as registry:
             found = await resolve(registry, digest=digest, tag=tag)
             await sign(registry, repository=repository, digest=found.digest, key=key)

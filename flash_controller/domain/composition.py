@@ -19,6 +19,7 @@ from flash_controller.domain.versions import Version
 
 CYCLONE_DX: Final = "application/vnd.cyclonedx+json"
 SPDX: Final = "application/spdx+json"
+REFERENCE: Final = "org.opencontainers.image.ref.name"
 EMPTY: Final = "application/vnd.oci.empty.v1+json"
 
 
@@ -29,7 +30,8 @@ class Layout:
     Attributes:
         blobs: all of it, manifests as well.
         index: what is pushed under a tag.
-        referrers: manifests that say something about the index or a part of it.
+        referrers: manifests that say something about the index or a part of it. These and the index have their digests
+            as names, by which tools find them in a folder.
     """
 
     blobs: Mapping[str, bytes]
@@ -72,7 +74,7 @@ def compose(recipe: Recipe, built: Mapping[str, Built]) -> Layout:
     )
     blobs = _Blobs()
     index = _index(recipe, whole, tuple(_part(blobs, board, whole, built[board], images[board]) for board in built))
-    entry = blobs.add(serialized(index), manifests.INDEX)
+    entry = _named(blobs.add(serialized(index), manifests.INDEX))
     referrers = [_bill(blobs, entry, _own_bill(whole, built))]
     for manifest, each in zip(index.manifests, built.values(), strict=True):
         if each.sbom is not None:
@@ -194,7 +196,11 @@ def _bill(blobs: _Blobs, subject: Descriptor, bill: bytes) -> Descriptor:
         layers=(blobs.add(bill, kind),),
         subject=Descriptor(media_type=subject.media_type, digest=subject.digest, size=subject.size),
     )
-    return blobs.add(serialized(manifest), manifests.MANIFEST).model_copy(update={"artifact_type": kind})
+    return _named(blobs.add(serialized(manifest), manifests.MANIFEST).model_copy(update={"artifact_type": kind}))
+
+
+def _named(root: Descriptor) -> Descriptor:
+    return root.model_copy(update={"annotations": {REFERENCE: root.digest}})
 
 
 def _json(value: object) -> bytes:

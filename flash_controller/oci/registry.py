@@ -7,7 +7,7 @@ under a tag of the subject's digest, which everybody who attaches something brin
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -17,18 +17,13 @@ from crds.errors import Retryable, Terminal
 from crds.models.base import Model, validate
 from flash_controller.domain.manifests import (
     ACCEPTED,
-    INDEX,
-    MANIFEST,
     MAX_DOCUMENT,
     Descriptor,
     Index,
-    Manifest,
     as_json,
     check_digest,
-    describe,
     digest_of,
     parse,
-    serialized,
 )
 from flash_controller.oci.transport import CHUNK, Transport, read
 from flash_controller.reasons import PackageReason
@@ -118,42 +113,12 @@ class Registry(Transport):
                 raise
             return None
 
-    async def put_blob(self, data: bytes) -> None:
-        """Uploads a blob, if it is not there yet."""
-        digest = digest_of(data)
-        async with self.request("HEAD", f"blobs/{digest}", expected=(200, 404)) as answer:
-            if answer.status == 200:
-                return
-        async with self.request("POST", "blobs/uploads/", expected=(202,)) as answer:
-            upload = answer.url.join(URL(answer.headers["Location"], encoded=True))
-        headers = {"Content-Type": "application/octet-stream"}
-        target = upload.update_query(digest=digest)
-        async with self.request("PUT", target, expected=(201,), headers=headers, data=data):
-            pass
-
     async def put_manifest(self, data: bytes, *, media_type: str, tag: str | None = None) -> Mapping[str, str]:
         """Uploads an index or manifest, by digest or under a tag as well; gives the answer's headers."""
         target = f"manifests/{tag or digest_of(data)}"
         headers = {"Content-Type": media_type}
         async with self.request("PUT", target, expected=(201,), headers=headers, data=data) as answer:
             return answer.headers
-
-    async def attach(self, manifest: Manifest, blobs: Iterable[bytes], *, tag: str | None = None) -> None:
-        """Uploads a manifest that has a subject, and makes it one of the subject's referrers."""
-        if manifest.subject is None:
-            raise Terminal("the manifest has no subject", reason=PackageReason.INVALID_MANIFEST)
-        for blob in blobs:
-            await self.put_blob(blob)
-        data = serialized(manifest)
-        answer = await self.put_manifest(data, media_type=MANIFEST, tag=tag)
-        if "OCI-Subject" in answer:
-            return
-        others = await self.referrers(manifest.subject.digest)
-        own = describe(data, MANIFEST).model_copy(
-            update={"artifact_type": manifest.artifact_type, "annotations": manifest.annotations}
-        )
-        listed = Index(manifests=(*(each for each in others if each.digest != own.digest), own))
-        await self.put_manifest(serialized(listed), media_type=INDEX, tag=fallback_tag(manifest.subject.digest))
 
 
 def fallback_tag(digest: str) -> str:

@@ -53,7 +53,7 @@ class Transport:
         registry, _, path = repository.partition("/")
         host = _DOCKER_HUB if registry == "docker.io" else registry
         self._registry = registry
-        self._path = path
+        self.path = path
         self._scheme = "http" if plain_http else "https"
         self._base = URL(f"{self._scheme}://{host}/v2/{path}/")
         self._login = (credentials or Credentials()).login(repository)
@@ -135,7 +135,7 @@ class Transport:
         realm = URL(asked["realm"])
         if self._scheme == "https" != realm.scheme:
             raise self._refused(f"it sends us to {realm} for a token, expected https")
-        wanted = {"service": asked.get("service", ""), "scope": asked.get("scope", f"repository:{self._path}:pull")}
+        wanted = {"service": asked.get("service", ""), "scope": asked.get("scope", f"repository:{self.path}:pull")}
         if login and login.identity_token:
             trade = {"grant_type": "refresh_token", "client_id": "fluidos-edge", "refresh_token": login.identity_token}
             call = self._session.post(realm, data={**wanted, **trade})

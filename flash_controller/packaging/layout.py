@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from crds.errors import InvalidField
-from flash_controller.domain.composition import Layout
+from flash_controller.domain.composition import REFERENCE, Layout
 from flash_controller.domain.manifests import INDEX, Index, check_digest, index_of, parse, serialized
 
 _MARK: Final = b'{"imageLayoutVersion":"1.0.0"}'
@@ -38,8 +38,10 @@ def load(folder: Path) -> Layout:
     """
     try:
         entries = index_of((folder / "index.json").read_bytes()).manifests
-        if not entries or entries[0].media_type != INDEX:
-            raise InvalidField(field="index.json", value=str(folder), expected="an index, and what refers to it")
+        unnamed = [each.digest for each in entries if (each.annotations or {}).get(REFERENCE) != each.digest]
+        if not entries or entries[0].media_type != INDEX or unnamed:
+            expected = "an index, and what refers to it, named by their digests"
+            raise InvalidField(field="index.json", value=str(folder), expected=expected)
         entry, *referrers = entries
         held: dict[str, bytes] = {}
         _take(folder, held, entry.digest)

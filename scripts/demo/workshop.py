@@ -17,6 +17,7 @@ from crds.models.repurposing import REPURPOSING_CONFIG_MAP, REPURPOSING_KEY
 from flash_controller.domain.composition import Built, compose
 from flash_controller.domain.recipe import BoardRecipe, Recipe
 from flash_controller.oci.registry import Registry
+from flash_controller.packaging.layout import save
 from flash_controller.packaging.publish import push, sign
 from scripts.demo.idle import BOARD, PACKAGES, SIZE, Package
 from scripts.demo.inventory import NAMESPACE
@@ -76,11 +77,13 @@ class Workshop:
         )
         layout = compose(recipe, {BOARD: Built(image.name, image.read_bytes())})
         repository = f"{self._registry.host}/{package.name}"
+        folder = self._directory / package.name
+        save(layout, folder)
 
         async def work() -> None:
             async with Registry(repository, plain_http=True) as registry:
-                await push(registry, layout, tags=(package.version,))
-                await sign(registry, repository=repository, digest=layout.index.digest, key=self._key)
+                digest = await push(registry, folder, tags=(package.version,))
+                await sign(registry, repository=repository, digest=digest, key=self._key)
 
         asyncio.run(work())
 

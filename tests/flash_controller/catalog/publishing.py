@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -16,6 +18,7 @@ from flash_controller.domain.composition import Built, compose
 from flash_controller.domain.recipe import BoardRecipe, Recipe
 from flash_controller.oci.registry import Registry
 from flash_controller.packaging import publish as publishing
+from flash_controller.packaging.layout import save
 
 SENSOR: Final = FirmwareSensor(
     uid="1", model="hts221", measurements=(Measurement(type="Humidity", unit="%"),), topic="device/{device}/{sensor}"
@@ -65,9 +68,10 @@ async def publish(
         sensors=(SENSOR,),
     )
     layout = compose(recipe, {board: Built("image.bin", image(version, board)) for board in boards})
-    digest = layout.index.digest
     async with Registry(repository, plain_http=True) as registry:
-        await publishing.push(registry, layout, tags=tuple(tags) or (version,))
+        with TemporaryDirectory() as folder:
+            save(layout, Path(folder))
+            digest = await publishing.push(registry, Path(folder), tags=tuple(tags) or (version,))
         if sign is not None:
             await publishing.sign(registry, repository=repository, digest=digest, key=sign.private)
     return digest

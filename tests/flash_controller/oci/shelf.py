@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from flash_controller.domain.composition import Built, Layout, compose
 from flash_controller.domain.recipe import BoardRecipe, Recipe
 from flash_controller.oci.registry import Registry
+from flash_controller.packaging.layout import save
 from flash_controller.packaging.publish import push
 
 BOARDS = tuple(f"board{number}" for number in range(8))
@@ -46,6 +49,8 @@ async def stock(host: str, path: str, *, version: str = "1.2.3", seed: int = 1, 
     boards = {board: BoardRecipe(image=f"{board}.bin") for board in made}
     recipe = Recipe(application="thermo", version=version, boards=boards)
     layout = compose(recipe, {board: Built(f"{board}.bin", image) for board, image in made.items()})
-    async with Registry(f"{host}/{path}", plain_http=True) as registry:
-        await push(registry, layout, tags=tags or (version,))
+    with TemporaryDirectory() as folder:
+        save(layout, Path(folder))
+        async with Registry(f"{host}/{path}", plain_http=True) as registry:
+            await push(registry, Path(folder), tags=tags or (version,))
     return Shelf(path, layout, made)

@@ -24,7 +24,8 @@ from flash_controller.oci.cache import Cache
 from flash_controller.oci.catalog import Resolved, read_package, resolve, signatures
 from flash_controller.oci.pull import pull
 from flash_controller.oci.registry import Registry, fallback_tag
-from flash_controller.packaging.publish import push, sign
+from flash_controller.packaging.layout import save
+from flash_controller.packaging.publish import push, put_blob, sign
 from scripts.testbed import registry as testbed
 from tests.flash_controller.firmware import esp_idf
 from tests.flash_controller.oci.shelf import BOARDS, Shelf, stock
@@ -103,7 +104,7 @@ async def docker_push(repository: Registry, boards: Sequence[tuple[str, bytes]])
         )
         data = serialized(manifest)
         for blob in (layer, config):
-            await repository.put_blob(blob)
+            await put_blob(repository, blob)
         await repository.put_manifest(data, media_type=DOCKER_MANIFEST)
         platform = {"os": "custom", "architecture": board}
         entries.append({**describe(data, DOCKER_MANIFEST).dump(), "platform": platform})
@@ -142,7 +143,7 @@ async def test_a_container_image_is_no_firmware(registry: testbed.Registry, path
     data = serialized(Manifest(config=describe(config, DOCKER_CONFIG), layers=(describe(b"x", DOCKER_LAYER),)))
     async with at(registry, path) as repository:
         for blob in (b"x", config):
-            await repository.put_blob(blob)
+            await put_blob(repository, blob)
         await repository.put_manifest(data, media_type=manifests.MANIFEST)
         with pytest.raises(Terminal, match=r"platform\.os custom") as refusal:
             await read_package(repository, digest_of(data))
@@ -211,8 +212,9 @@ def test_a_key_that_is_none_is_refused_by_name() -> None:
             verified_by("sha256:", [], {"maker": text})
 
 
-async def test_a_push_may_be_repeated(registry: testbed.Registry, shelf: Shelf) -> None:
+async def test_a_push_may_be_repeated(registry: testbed.Registry, shelf: Shelf, tmp_path: Path) -> None:
+    save(shelf.layout, tmp_path)
     async with at(registry, shelf.path) as repository:
-        await push(repository, shelf.layout, tags=("1.2.3",))
+        assert await push(repository, tmp_path, tags=("1.2.3",)) == shelf.digest
         assert await repository.digest("1.2.3") == shelf.digest
         assert len(await repository.referrers(shelf.digest)) == 1

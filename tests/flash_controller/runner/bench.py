@@ -27,6 +27,7 @@ from flash_controller.domain.composition import Built, compose
 from flash_controller.domain.recipe import Recipe
 from flash_controller.oci.catalog import read_package
 from flash_controller.oci.registry import Registry
+from flash_controller.packaging.layout import save
 from flash_controller.packaging.publish import push
 from flash_controller.runner.service import Runner
 from flash_controller.runner.settings import RunnerSettings
@@ -96,10 +97,11 @@ class Bench:
         """Put an image into the registry and the catalog."""
         recipe = validate(Recipe, {"application": application, "boards": {board: {"image": "image.bin"}}})
         layout = compose(recipe, {board: Built("image.bin", data)})
-        digest, place = layout.index.digest, f"{self.registry}/{self.namespace}"
+        folder, place = self.directory / "layout", f"{self.registry}/{self.namespace}"
+        save(layout, folder)
         told = f"{host or self.registry}/{repository or self.namespace}"
         async with Registry(place, plain_http=True) as registry:
-            await push(registry, layout, tags=())
+            digest = await push(registry, folder, tags=())
             release = release_of(await read_package(registry, digest), signed_by="maker")
         self.flags |= {"digest": digest, "firmware": "offered"}
         firmware = Firmware(
