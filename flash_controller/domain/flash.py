@@ -23,14 +23,17 @@ RESTART: Final = timedelta(seconds=5)
 MAX_TRIALS: Final = 2
 """An image that went back may have met a power cut; one that does so again did not work."""
 
+CANNOT_ATTEST: Final = "the device has no identity to attest with, or a Legacy one"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What the device shall run, as the index says it."""
+    """What the device shall run, as the index says it, and whether it has to prove that it does."""
 
     application: str
     version: str
     measurement: str
+    proven: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ class Course:
     Attributes:
         began: when this attempt first saw it.
         written: by this attempt.
+        admitted: what was there already may be started.
         tried: when the image was last started on trial, by this attempt or one before; evidence counts from then on.
         trials: of this attempt.
         outdated: what was proven until then, where that is something else: in the same second there may be more.
@@ -75,6 +79,7 @@ class Course:
 
     began: datetime
     written: bool = False
+    admitted: bool = False
     tried: datetime | None = None
     trials: int = 0
     outdated: Trust | None = None
@@ -84,6 +89,11 @@ class Course:
 @dataclass(frozen=True, slots=True)
 class Write:
     """Bring the image into the device."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admit:
+    """Find out whether the device may have it: it is in there already, by whom and when ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +149,7 @@ class Stuck:
     refusal: Refusal
 
 
-Step = Write | Try | AwaitRestart | AwaitEvidence | Refuse | Confirm | Revert | Kept | Back | Stuck
+Step = Write | Admit | Try | AwaitRestart | AwaitEvidence | Refuse | Confirm | Revert | Kept | Back | Stuck
 
 
 def next_step(wanted: Wanted, seen: Seen, course: Course, *, patience: timedelta, now: datetime) -> Step:
@@ -167,7 +177,9 @@ def next_step(wanted: Wanted, seen: Seen, course: Course, *, patience: timedelta
         if not (seen.can.test_boots and slot is not None and course.trials < MAX_TRIALS):
             return Refuse(Refusal(FlashReason.NOT_STARTED, f"the device runs {_said(seen.installed)} again"))
         return Try()
-    return Try() if slot is not None or course.written else Write()
+    if slot is None and not course.written:
+        return Write()
+    return Try() if course.written or course.admitted or course.tried is not None else Admit()
 
 
 def disagreement(wanted: Wanted, trust: Trust) -> Refusal | None:
@@ -203,7 +215,7 @@ def _judge(wanted: Wanted, seen: Seen, course: Course, *, patience: timedelta, n
     active = seen.installed.active
     keep = Kept() if active is not None and active.confirmed else Confirm()
     if not seen.proves:
-        return keep
+        return Refuse(Refusal(FlashReason.CANNOT_ATTEST, CANNOT_ATTEST)) if wanted.proven else keep
     trust = _fresh(wanted, seen.trust, course, now=now)
     if trust is None:
         doubt = _doubt(wanted, seen.attested, course)

@@ -12,6 +12,7 @@ from crds.models.flash_report import Lack
 from crds.models.leafdevice import LeafDevice, Update
 from crds.models.trust import Trust
 from flash_controller.domain.catalog import READY
+from flash_controller.domain.flash import CANNOT_ATTEST
 from flash_controller.domain.images import Image
 from flash_controller.domain.selection import image_for, not_newer
 from flash_controller.protocols.base import Capabilities, Installed
@@ -126,7 +127,7 @@ def check_device(
     if proving:
         _check_evidence(installed, trust, now=now)
     elif attestation == "Required":
-        raise Terminal("the device has no identity to attest with, or a Legacy one", reason=FlashReason.CANNOT_ATTEST)
+        raise Terminal(CANNOT_ATTEST, reason=FlashReason.CANNOT_ATTEST)
     if policy == "OnlyNewer" and _application(installed, trust) == release.application:
         version = installed.active.version if installed.active else ""
         version = version or (trust.firmware.version if trust and trust.firmware else "")

@@ -20,6 +20,7 @@ from crds.errors import Retryable, Terminal
 from crds.kube.queue import backoff
 from flash_controller.adapters.access import Missing
 from flash_controller.domain.flash import (
+    Admit,
     AwaitEvidence,
     AwaitRestart,
     Back,
@@ -176,12 +177,8 @@ class Attempt:
         match step:
             case Kept() | Back() | Stuck():
                 return step
-            case Write():
-                try:
-                    image = await self._fetch(updater, installed)
-                except Retryable as error:
-                    return GaveUp(Refusal(reason_of(error), str(error)))
-                await self._write(updater, image)
+            case Write() | Admit():
+                return await self._admit(step, updater, installed)
             case Try():
                 await self._try(updater)
             case AwaitRestart():
@@ -199,6 +196,16 @@ class Attempt:
                 await self._restarting()
             case _:
                 assert_never(step)
+        return None
+
+    async def _admit(self, step: Write | Admit, updater: Updater, installed: Installed) -> GaveUp | None:
+        try:
+            image = await self._fetch(updater, installed)
+        except Retryable as error:
+            return GaveUp(Refusal(reason_of(error), str(error)))
+        self._course = replace(self._course, admitted=True)
+        if isinstance(step, Write):
+            await self._write(updater, image)
         return None
 
     async def _write(self, updater: Updater, image: bytes) -> None:

@@ -166,6 +166,7 @@ class Runner:
             application=release.application,
             version=part.version or release.version,
             measurement=await images.measurement(),
+            proven=settings.attestation == "Required",
         )
         async with AsyncExitStack() as stack:
             following = asyncio.create_task(followed.run())

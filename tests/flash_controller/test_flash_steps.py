@@ -14,6 +14,7 @@ from crds.conditions import timestamp
 from crds.models.base import Condition
 from crds.models.trust import Firmware, Trust
 from flash_controller.domain.flash import (
+    Admit,
     AwaitEvidence,
     AwaitRestart,
     Back,
@@ -87,7 +88,10 @@ def act(device: Mcuboot, course: Course, step: Step, *, now: datetime) -> Course
             assert device.installed().settled, "there is no room beside a trial"
             device.secondary = NEW
             return replace(course, written=True)
+        case Admit():
+            return replace(course, admitted=True)
         case Try():
+            assert course.written or course.admitted or course.tried, "nothing is started that nobody has checked"
             course = replace(course, tried=now, trials=course.trials + 1)
             if device.secondary == NEW:
                 device.pending = True
@@ -155,11 +159,12 @@ def look(
     can: Capabilities = MCUBOOT,
     *,
     proves: bool = True,
+    proven: bool = True,
     attested: Condition | None = None,
     **course: Any,
 ) -> Step:
     seen = Seen(installed=installed, can=can, proves=proves, trust=trust, attested=attested)
-    return next_step(WANTED, seen, Course(began=NOW, **course), patience=PATIENCE, now=NOW)
+    return next_step(replace(WANTED, proven=proven), seen, Course(began=NOW, **course), patience=PATIENCE, now=NOW)
 
 
 TRIAL = Mcuboot(primary=NEW, secondary=OLD, confirmed=False).installed()
@@ -227,9 +232,21 @@ def test_patience_ends() -> None:
     assert OLD in step.refusal.message
 
 
-def test_a_device_that_proves_nothing_is_believed_that_it_runs_the_image() -> None:
-    assert look(TRIAL, proves=False) == Confirm()
-    assert look(Installed(slots=(Slot(measurement=NEW, active=True, confirmed=True),)), proves=False) == Kept()
+def test_a_device_that_proves_nothing_is_believed_that_it_runs_the_image_where_that_is_enough() -> None:
+    runs = Installed(slots=(Slot(measurement=NEW, active=True, confirmed=True),))
+    assert look(TRIAL, proves=False, proven=False) == Confirm()
+    assert look(runs, proves=False, proven=False) == Kept()
+    for installed in (TRIAL, runs):
+        step = look(installed, proves=False)
+        assert isinstance(step, Refuse)
+        assert step.refusal.reason == FlashReason.CANNOT_ATTEST
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_what_is_in_a_device_already_is_checked_as_what_is_written_into_it(pending: bool) -> None:
+    holds = Mcuboot(secondary=NEW, pending=pending).installed()
+    assert look(holds) == Admit()
+    assert look(holds, admitted=True) == Try()
 
 
 def test_a_device_is_not_told_twice_while_it_restarts() -> None:

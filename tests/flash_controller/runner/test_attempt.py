@@ -69,6 +69,7 @@ async def test_a_board_without_an_identity_is_flashed_where_that_is_allowed(own:
         assert said(report) == ("Confirmed", "Confirmed"), report
         assert report.lacks == ("Attestation",)
         assert kept(board, "1.1.0")
+        assert said(await own.flash()) == ("Failed", "CannotAttest"), "it runs it, and cannot prove that"
 
 
 async def test_a_device_that_proves_something_else_goes_back(own: Bench) -> None:
@@ -128,6 +129,23 @@ async def test_a_device_is_not_touched_before_everything_holds(
         assert said(report) == ("Failed", reason), report
         assert not report.retryable
         assert (len(board.boots), board.written) == (1, 0)
+
+
+async def test_an_image_that_is_in_the_device_already_is_not_started_before_everything_holds(own: Bench) -> None:
+    async with powered(own, runs=image("1.1.0")) as board:
+        board.flash.erase()
+        board.flash.write(0, image("1.0.0"))
+        await own.offer(image("1.0.0"))
+        assert said(await own.flash()) == ("Failed", "NotNewer")
+        board.claims = {board.runs: OTHER}
+        await board.prove()
+        assert said(await own.flash(policy="Always")) == ("Failed", "NotAttested")
+        assert (len(board.boots), board.written) == (1, 0)
+        board.claims = {}
+        await board.prove()
+        assert said(await own.flash(policy="Always")) == ("Confirmed", "Confirmed")
+        assert kept(board)
+        assert board.written == 0
 
 
 async def test_old_evidence_and_evidence_of_something_else_stop_it(own: Bench) -> None:
