@@ -19,6 +19,8 @@ FOLDER: Final = "firmware"
 def unpack(layer: bytes, media_type: str) -> bytes:
     """The image of a layer; of a tar, its first file below a folder `firmware`, which Nubificus' tools take as well.
 
+    Links are no files here: they may lead in circles.
+
     Raises:
         InvalidField: it cannot be unpacked, there is no such file, or it is larger than any firmware.
     """
@@ -47,12 +49,19 @@ def _file(data: bytes) -> bytes:
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
             for member in tar:
-                if FOLDER in PurePosixPath(member.name).parent.parts and (file := tar.extractfile(member)) is not None:
-                    return file.read()
+                if FOLDER in PurePosixPath(member.name).parent.parts and member.isreg():
+                    return _content(tar, member)
                 names.append(member.name)
-    except (tarfile.TarError, OSError, ValueError, KeyError) as error:
+    except (tarfile.TarError, OSError, ValueError, KeyError, OverflowError) as error:
         raise _invalid("", f"{len(data)} bytes", f"a tar ({error})") from error
     raise _invalid("files", names[:8], f"a file below {FOLDER}/")
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    if member.size > MAX_IMAGE:  # a sparse file has holes that no byte of the tar stands for
+        raise _invalid("files", f"{member.size} bytes", f"at most {MAX_IMAGE} bytes")
+    file = tar.extractfile(member)
+    return file.read() if file is not None else b""
 
 
 def _invalid(field: str, value: object, expected: str) -> InvalidField:

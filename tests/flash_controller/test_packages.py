@@ -5,15 +5,18 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+from contextlib import suppress
 from typing import Any
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from crds.errors import InvalidField, Terminal
 from flash_controller.domain.images import Format, Image
 from flash_controller.domain.layers import unpack
-from flash_controller.domain.manifests import Index, Manifest, manifest_of, parse
+from flash_controller.domain.manifests import MAX_IMAGE, Index, Manifest, manifest_of, parse
 from flash_controller.domain.packages import PREFIX, Facts, part_of, sensors_of
 
 DIGEST = "sha256:" + "0" * 64
@@ -46,6 +49,26 @@ def tarred(*names: str) -> bytes:
             member.size = 0 if name.endswith("/") else len(name)
             tar.addfile(member, io.BytesIO(name.encode()))
     return file.getvalue()
+
+
+def linked(kind: bytes, target: str) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        member = tarfile.TarInfo("firmware/x")
+        member.type, member.linkname = kind, target
+        tar.addfile(member)
+    return file.getvalue()
+
+
+def sized(size: int, *, sparse: bool = False) -> bytes:
+    """A tar of one file that says to be so large; a sparse one (GNU tar's `--sparse`) is all hole."""
+    header = bytearray(tarfile.TarInfo("firmware/x").tobuf(tarfile.GNU_FORMAT))
+    header[156:157] = tarfile.GNUTYPE_SPARSE if sparse else tarfile.REGTYPE
+    for at, number in ((386, 0), (398, 0), (483, size)) if sparse else ((124, size),):
+        header[at : at + 12] = b"\x80" + number.to_bytes(11, "big")
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
 
 
 @pytest.mark.parametrize("board", ["esp32s3", "ESP32-S3", "esp32_s3"])
@@ -161,6 +184,11 @@ def test_an_image_is_taken_out_of_a_tar_of_a_container_builder() -> None:
         (gzip.compress(tarred("firmware/x"))[:-9], DOCKER_TAR, "gzip"),
         (gzip.compress(b"no tar"), DOCKER_TAR, "a tar"),
         (gzip.compress(tarred("bin/sh")), DOCKER_TAR, "a file below firmware/"),
+        (gzip.compress(linked(tarfile.SYMTYPE, "/etc/passwd")), DOCKER_TAR, "a file below firmware/"),
+        (gzip.compress(linked(tarfile.SYMTYPE, "x")), DOCKER_TAR, "a file below firmware/"),
+        (gzip.compress(linked(tarfile.LNKTYPE, "../firmware/x")), DOCKER_TAR, "a file below firmware/"),
+        (gzip.compress(sized(2**40, sparse=True)), DOCKER_TAR, "at most"),
+        (gzip.compress(sized(2**80)), DOCKER_TAR, "a tar|at most"),
         (gzip.compress(bytes(65 * 2**20), 1), DOCKER_TAR, "at most"),
         (b"", "application/vnd.oci.image.layer.v1.tar+zstd", "mediaType"),
     ],
@@ -168,3 +196,12 @@ def test_an_image_is_taken_out_of_a_tar_of_a_container_builder() -> None:
 def test_a_layer_that_cannot_be_unpacked_is_refused(layer: bytes, media_type: str, message: str) -> None:
     with pytest.raises(InvalidField, match=message):
         unpack(layer, media_type)
+
+
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(0, 2047), value=st.binary(min_size=1, max_size=16))
+def test_no_tar_however_broken_is_more_than_refused(at: int, value: bytes) -> None:
+    tar = bytearray(tarred("firmware/ota.bin", "firmware/z.bin"))
+    tar[at : at + len(value)] = value
+    with suppress(InvalidField):
+        assert len(unpack(bytes(tar), "application/vnd.oci.image.layer.v1.tar")) <= MAX_IMAGE
