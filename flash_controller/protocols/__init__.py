@@ -27,8 +27,7 @@ def open_updater(protocol: UpdateProtocol, link: DialIn, *, tls: ssl.SSLContext,
         case "MCUmgrUDP":
             return MCUmgr(link, Datagrams(link.max_frame))
         case "MCUmgrSerial":
-            # A console's UART has no flow control: what comes while it works on something else may be lost.
-            return MCUmgr(link, Lines(), pipelined=False)
+            return MCUmgr(link, Lines(), console=True)
         case "MCUmgrBLE":
             return MCUmgr(link, Fragments(link.max_frame))
         case "NubificusOTA":

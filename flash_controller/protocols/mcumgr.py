@@ -31,6 +31,10 @@ from flash_controller.reasons import ProtocolReason
 REQUEST_SECONDS: Final = 10.0
 RESET_SECONDS: Final = 2.0
 MOST_IN_FLIGHT: Final = 8
+QUIET_SECONDS: Final = 3.0
+"""Who has printed nothing for so long is done with booting."""
+LISTEN_SECONDS: Final = 20.0
+"""A device may log without an end."""
 
 TRIES_IMAGES: Final = Capabilities(
     signed=True, resumes=True, test_boots=True, confirms=True, reverts=True, measures=True
@@ -68,15 +72,16 @@ class MCUmgr:
     Args:
         link: how it is reached.
         framing: of messages on that link.
-        pipelined: whether the device takes a request while it works on another; a UART without flow control loses it.
+        console: whether it is a UART: what comes while the device works on something else is lost, and what comes
+            while it boots may stop its UART for good, or call its boot loader's recovery.
     """
 
-    def __init__(self, link: Link, framing: Framing, *, pipelined: bool = True) -> None:
+    def __init__(self, link: Link, framing: Framing, *, console: bool = False) -> None:
         self.capabilities = TRIES_IMAGES
         self._transport = LinkTransport(link, framing)
         self._client = SMPClient(self._transport, "")
         self._in_flight = 0
-        self._pipelined = pipelined
+        self._console = console
 
     async def inspect(self) -> Installed:
         """What the device holds; its boot loader's mode decides about `capabilities`."""
@@ -130,6 +135,8 @@ class MCUmgr:
         """Learn the server's buffers and its boot loader, once; both are optional commands."""
         if self._in_flight:
             return
+        if self._console:
+            await self._transport.listen(quiet=QUIET_SECONDS, at_most=LISTEN_SECONDS)
         buffers = 1
         with contextlib.suppress(Terminal):
             parameters = await self._ask(MCUMgrParametersRead())
@@ -139,7 +146,7 @@ class MCUmgr:
             if (await self._ask(BootModeRead(query="mode"))).mode in _WITHOUT_TRIAL:
                 self.capabilities = OVERWRITES
         # One buffer is for the answer.
-        self._in_flight = max(1, min(buffers - 1, MOST_IN_FLIGHT)) if self._pipelined else 1
+        self._in_flight = max(1, min(buffers - 1, MOST_IN_FLIGHT)) if not self._console else 1
 
     async def _reset(self) -> None:
         """Without an answer it may have come all the same: the slots will tell."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from typing import Final
 
@@ -35,6 +36,7 @@ class LinkTransport(SMPTransport):
         self._waiting: dict[bytes, asyncio.Future[bytes]] = {}
         self._turn = asyncio.Lock()
         self._reader: asyncio.Task[Retryable] | None = None
+        self._heard = asyncio.Event()
 
     async def connect(self, address: str, timeout_s: float) -> None:
         """Nothing to do: a leased link is connected."""
@@ -45,6 +47,21 @@ class LinkTransport(SMPTransport):
             self._reader.cancel()
             await asyncio.gather(self._reader, return_exceptions=True)
         await self._link.close()
+
+    async def listen(self, *, quiet: float, at_most: float) -> None:
+        """Say nothing until the device has been quiet for so many seconds."""
+        self._start_reading()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(at_most):
+                while await self._hears(within=quiet):
+                    pass
+
+    async def _hears(self, *, within: float) -> bool:
+        self._heard.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._heard.wait()
+        return self._heard.is_set()
 
     async def send(self, data: bytes) -> None:
         """One message, whole, before the next."""
@@ -68,7 +85,7 @@ class LinkTransport(SMPTransport):
         Raises:
             Retryable: the link is gone.
         """
-        reader = self._reader = self._reader or asyncio.create_task(self._read())
+        reader = self._start_reading()
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiting[data[MATCHES]] = answer
         pause = FIRST_PAUSE_SECONDS
@@ -97,11 +114,17 @@ class LinkTransport(SMPTransport):
         """The longest message."""
         return self._framing.capacity(self._smp_server_transport_buffer_size or SMALLEST_BUFFER)
 
+    def _start_reading(self) -> asyncio.Task[Retryable]:
+        self._reader = self._reader or asyncio.create_task(self._read())
+        return self._reader
+
     async def _read(self) -> Retryable:
         """Hand answers out until the link is gone; why it is."""
         try:
             while True:
-                for message in self._framing.feed(await self._link.receive()):
+                frame = await self._link.receive()
+                self._heard.set()
+                for message in self._framing.feed(frame):
                     answer = self._waiting.get(message[MATCHES])
                     if answer is not None and not answer.done():
                         answer.set_result(message)

@@ -108,7 +108,7 @@ class Zephyr:
     """The device, stopped at the end of the `async with` block; its flash lasts as long.
 
     QEMU's UART never hears again what it was told while nobody read it, where a real one loses a few bytes: whoever
-    speaks with this device waits until it has `started`.
+    speaks with this device waits until it has `started`, or listens first.
 
     Args:
         directory: for its log.

@@ -70,7 +70,7 @@ class Bench:
             LeafDevice, name=self.device, namespace=self.namespace, status=status, manager="issuer"
         )
 
-    async def create_leaf(self, *, port: int, ueid: str | None = UEID) -> None:
+    async def create_leaf(self, update: Update, *, ueid: str | None = UEID) -> None:
         leaf = LeafDevice(
             metadata=ObjectMeta(name=self.device, namespace=self.namespace),
             spec=LeafDeviceSpec(
@@ -78,7 +78,7 @@ class Bench:
                 source=Source(kind="KubeEdgeDevice", api_version="devices.kubeedge.io/v1beta1", name=self.device),
                 ueid=ueid,
                 board=BoardSpec(name=BOARD),
-                update=Update(protocol="MCUmgrUDP", address=f"127.0.0.1:{port}"),
+                update=update,
             ),
         )
         await self.kube.create(leaf, manager="test")
@@ -126,12 +126,14 @@ class Bench:
         }
         return RunnerSettings(**(said | self.flags | flags | {"_cli_parse_args": False}))
 
-    async def flash(self, *, stop: asyncio.Event | None = None, **flags: Any) -> FlashReport:
+    async def flash(
+        self, *, stop: asyncio.Event | None = None, within: float = LIMIT_SECONDS, **flags: Any
+    ) -> FlashReport:
         """One attempt; what it reported."""
         self.attempts += 1
         runner = Runner(self.runner, self.station.identity("/runner/edge-1"), self.settings(**flags))
         try:
-            async with asyncio.timeout(LIMIT_SECONDS):
+            async with asyncio.timeout(within):
                 await runner.run(stop or asyncio.Event())
         except EdgeError:
             pass
@@ -205,7 +207,7 @@ async def powered(own: Bench, *, runs: bytes, ueid: str | None = UEID) -> AsyncI
     board.mute = True
     await board.power_on()
     try:
-        await own.create_leaf(port=board.port, ueid=ueid)
+        await own.create_leaf(Update(protocol="MCUmgrUDP", address=f"127.0.0.1:{board.port}"), ueid=ueid)
         board.mute = ueid is None
         if not board.mute:
             await board.prove()
