@@ -27,6 +27,8 @@ from scripts.demo.site import Consumer, Provider
 from scripts.demo.workshop import Workshop
 
 R = TypeVar("R", bound=Resource)
+WAVE: Final = 50
+"""Boards that are switched on at a time: as many as a crowd at the door of one node may be."""
 ENDPOINT: Final = "archive"
 ASK: Final = Ask(
     name="visibility",
@@ -81,20 +83,14 @@ class Act:
             for number, port in enumerate(_free_ports(self.count), 1)
         ]
         self.provider.cluster.apply([device_model("v1beta1"), *(it.device(node=self.provider.node) for it in idle)])
-        simulator = f"{self.provider.name}-spare-devices"
-        self.crew.start(simulator, "scripts.simulator", "--devices", self._entries(idle))
         self.crew.wait(
             lambda: sum(_is(it, "Ready") for it in self._list(Firmware)) == len(PACKAGES),
             what="all firmware to be verified",
             limit=self.limit,
             known=lambda: "\n".join(_says(it) for it in self._list(Firmware)),
         )
-        self.crew.wait(
-            lambda: len(self.running(IDLE)) == self.count,
-            what="the spare boards to prove what they run",
-            limit=self.limit,
-            known=lambda: self.crew.tail(simulator),
-        )
+        for first in range(0, self.count, WAVE):
+            self._switch_on(idle[first : first + WAVE], before=first)
 
     def repurpose(self) -> Repurposed:
         """Claim what nothing is, and wait until it arrives.
@@ -156,9 +152,20 @@ class Act:
             others=len(others),
         )
 
-    def _entries(self, idle: Sequence[IdleBoard]) -> Path:
+    def _switch_on(self, idle: Sequence[IdleBoard], *, before: int) -> None:
+        """Some boards; so many were switched on before."""
+        name = f"{self.provider.name}-spare-devices" + (f"-{before}" if before else "")
+        self.crew.start(name, "scripts.simulator", "--devices", self._entries(name, idle))
+        self.crew.wait(
+            lambda: len(self.running(IDLE)) == before + len(idle),
+            what="the spare boards to prove what they run",
+            limit=self.limit,
+            known=lambda: self.crew.tail(name),
+        )
+
+    def _entries(self, name: str, idle: Sequence[IdleBoard]) -> Path:
         """The simulator's file."""
-        file = self.directory / "spare-devices.json"
+        file = self.directory / f"{name}.json"
         entries = [
             {
                 "device": each.name,
