@@ -6,6 +6,7 @@ For clusters where their own operators do not flash: two that do would each undo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable
 from datetime import datetime
@@ -38,6 +39,7 @@ from flash_controller.domain.adoption import (
     is_over,
     job_spec_wish,
     occasion,
+    outdated,
     place_of,
     their_job,
 )
@@ -206,12 +208,21 @@ class Adoption:
         )
 
     async def _place(self, order: Order) -> None:
+        for old in [each for each in self._rollouts.values() if outdated(each, order)]:
+            await self._call_off(old)
         for obj in (order.firmware, order.rollout):
             try:
                 await self._kube.create(obj, manager=MANAGER)
             except AlreadyExists:
                 continue
             log.info("adopted", kind=obj.crd.kind, name=obj.metadata.name, namespace=obj.metadata.namespace)
+
+    async def _call_off(self, rollout: FirmwareRollout) -> None:
+        name, namespace = rollout.metadata.name, rollout.metadata.namespace
+        body = {"spec": {"desired": "Cancel"}}
+        with contextlib.suppress(NotFound):
+            await self._kube.patch(FirmwareRollout, name, namespace=namespace, body=body, manager=MANAGER)
+            log.info("called off: its owner wants other firmware now", name=name, namespace=namespace)
 
     async def _run(self, job: dict[str, object], instance: Instance) -> None:
         path = JOBS.path(namespace=instance.metadata.namespace)

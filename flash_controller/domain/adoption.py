@@ -153,6 +153,20 @@ def flash_job_rollout(job: FlashJob) -> str:
     return adopted_name(job.metadata.name, "FlashJob", job.metadata.uid or "", str(job.metadata.generation))
 
 
+def outdated(rollout: FirmwareRollout, order: Order) -> bool:
+    """Whether a rollout does what its owner, as it is written now, wants no more: other firmware on the same devices."""
+    now, status = order.rollout, rollout.status
+    return (
+        rollout.metadata.namespace == now.metadata.namespace
+        and {each.uid for each in rollout.metadata.owner_references}
+        == {each.uid for each in now.metadata.owner_references}
+        and rollout.spec.desired == "Run"
+        and (status is None or status.finished_time is None)
+        and rollout.spec.firmware_ref != now.spec.firmware_ref
+        and not set(rollout.spec.devices.names or ()).isdisjoint(now.spec.devices.names or ())
+    )
+
+
 def is_over(job: FlashJob) -> bool:
     """Whether a FlashJob, as it is written now, has come to its end: its rollout may be gone from the history."""
     conditions = job.status.conditions if job.status else ()
@@ -171,6 +185,8 @@ def flash_job_status(job: FlashJob, rollout: FirmwareRollout, *, now: datetime) 
         message += "; " + "; ".join(f"{each.name}: {each.reason} {each.message}" for each in failed[:8])
     if status is None or status.started_time is None:
         phase = "Running"
+        waits = next((each.message for each in (status.conditions if status else ()) if each.type == "Progressing"), "")
+        message += f"; {waits}" if waits else ""
     elif status.finished_time is None:
         phase = "InProgress"
     else:

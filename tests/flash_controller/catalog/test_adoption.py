@@ -191,6 +191,47 @@ async def test_a_flash_job_is_carried_out_unmodified_and_kept(yard: Yard) -> Non
         assert rollout.spec.attestation == "Required"
 
 
+async def test_a_flash_job_that_wants_other_firmware_now_calls_the_earlier_off(yard: Yard) -> None:
+    uids = [await yard.leaf(f"tile-{number}", f"10.0.0.{number}") for number in (1, 2)]
+    async with adopting(yard):
+        await yard.put(FlashJob, "flashjob", {"uuid": uids[:1], "firmware": f"{REFERENCE}.1", "version": "1"})
+        (one,) = await yard.ordered(("tile-1",))
+        # The next devices, as a script may do it: the devices before them get theirs all the same.
+        await yard.put(FlashJob, "flashjob", {"uuid": uids[1:], "firmware": f"{REFERENCE}.1", "version": "1"})
+        _, two = await yard.ordered(("tile-1",), ("tile-2",))
+        await yard.put(FlashJob, "flashjob", {"uuid": uids[1:], "firmware": f"{REFERENCE}.2", "version": "2"})
+        found = {each.metadata.name: each for each in await yard.ordered(("tile-1",), ("tile-2",), ("tile-2",))}
+        assert found.pop(one.metadata.name).spec.desired == "Run"
+        assert found.pop(two.metadata.name).spec.desired == "Cancel"
+        (now,) = found.values()
+        assert now.spec.desired == "Run"
+
+
+async def test_a_flash_job_says_what_it_waits_for(yard: Yard) -> None:
+    uid = await yard.leaf("tile-1", "10.0.0.1")
+    async with adopting(yard):
+        await yard.put(FlashJob, "flashjob", {"uuid": [uid], "firmware": REFERENCE, "version": "1"})
+        (rollout,) = await yard.ordered(("tile-1",))
+        waits = {
+            "type": "Progressing",
+            "status": "False",
+            "reason": "FirmwareNotReady",
+            "message": "waits for the Firmware x",
+            "lastTransitionTime": "2026-11-21T12:00:00Z",
+        }
+        name = rollout.metadata.name
+        await yard.kube.apply_status(
+            FirmwareRollout, name=name, namespace=yard.namespace, status={"conditions": [waits]}, manager="test"
+        )
+
+        async def told() -> bool:
+            job = await yard.job()
+            wanted = "0 of 1 devices run the firmware; waits for the Firmware x"
+            return bool(job and job.status and (job.status.phase, job.status.message) == ("Running", wanted))
+
+        await yard.until(told)
+
+
 async def test_a_flash_job_with_a_device_that_did_not_make_it_has_failed_and_says_which(yard: Yard) -> None:
     uids = [await yard.leaf(f"tile-{number}", f"10.0.0.{number}") for number in (1, 2)]
     async with adopting(yard):
