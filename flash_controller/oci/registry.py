@@ -65,11 +65,11 @@ class Registry(Transport):
         while len(tags) < MAX_TAGS:
             async with self.request("GET", target) as answer:
                 page = validate(_Tags, as_json("tags", await read(answer, MAX_DOCUMENT)))
-                following = answer.links.get("next")
+                following = self.following(answer)
             tags += page.tags or ()
-            if following is None:
+            if following is None or not page.tags:
                 break
-            target = str(following["url"])
+            target = following
         return tags
 
     @asynccontextmanager

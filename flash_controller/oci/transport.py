@@ -24,6 +24,7 @@ CHUNK: Final = 64 * 1024
 MAX_TOKEN: Final = 64 * 1024
 _TRY_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _PARAMETER: Final = re.compile(r'([a-z]+)="([^"]*)"')
+_TOKEN: Final = re.compile("[!-~]+")
 _DOCKER_HUB: Final = "registry-1.docker.io"
 
 
@@ -64,7 +65,10 @@ class Transport:
     async def __aenter__(self) -> Self:
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=self._silence)
         self._session = aiohttp.ClientSession(
-            timeout=limits, connector=aiohttp.TCPConnector(ssl=self._tls, limit=8), auto_decompress=False
+            timeout=limits,
+            connector=aiohttp.TCPConnector(ssl=self._tls, limit=8),
+            auto_decompress=False,
+            middlewares=(self._over_tls,),
         )
         return self
 
@@ -100,10 +104,6 @@ class Transport:
                 async with self._session.request(method, url, headers=self._headers(url, headers), data=data) as answer:
                     if answer.status == 401 and not last and await self._authorize(answer.headers):
                         continue
-                    if self._scheme == "https" != answer.url.scheme:
-                        raise self._refused(
-                            f"it redirects {url.path} to {answer.url.scheme}", PackageReason.REGISTRY_REFUSED
-                        )
                     if answer.status not in expected:
                         raise self._refusal(answer, f"{method} {url.path}")
                     yield answer
@@ -114,6 +114,39 @@ class Transport:
             ) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Retryable(f"registry {self._registry}: {type(error).__name__} {error}".rstrip()) from error
+
+    def following(self, answer: aiohttp.ClientResponse) -> URL | None:
+        """Where the next page of an answer is (RFC 8288).
+
+        Raises:
+            Terminal: that is no URL.
+        """
+        try:
+            link = answer.links.get("next")
+        except ValueError as error:
+            raise self._refused(f"its next page is nowhere ({error})") from error
+        return None if link is None else URL(link["url"])
+
+    async def _over_tls(
+        self, request: aiohttp.ClientRequest, go_on: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        """Wherever a registry sends us, for a token or a blob: nothing leaves this machine in clear."""
+        if self._scheme == "https" != request.url.scheme:
+            raise self._refused(f"it sends us to {request.url.origin()}, expected https")
+        return await go_on(request)
+
+    def _url(self, text: str) -> URL:
+        """A URL that the registry gave.
+
+        Raises:
+            Terminal: it is none.
+        """
+        try:
+            url = self._base.join(URL(text))
+            url.origin()
+        except ValueError as error:
+            raise self._refused(f"it sends us to {text!r}, expected a URL ({error})") from error
+        return url
 
     def _headers(self, url: URL, headers: Mapping[str, str] | None) -> dict[str, str]:
         sent = {**(headers or {}), "Accept-Encoding": "identity"}
@@ -132,9 +165,7 @@ class Transport:
         asked = dict(_PARAMETER.findall(rest))
         if scheme.lower() != "bearer" or "realm" not in asked:
             return False
-        realm = URL(asked["realm"])
-        if self._scheme == "https" != realm.scheme:
-            raise self._refused(f"it sends us to {realm} for a token, expected https")
+        realm = self._url(asked["realm"])
         wanted = {"service": asked.get("service", ""), "scope": asked.get("scope", f"repository:{self.path}:pull")}
         if login and login.identity_token:
             trade = {"grant_type": "refresh_token", "client_id": "fluidos-edge", "refresh_token": login.identity_token}
@@ -150,10 +181,12 @@ class Transport:
     def _token(self, answer: bytes) -> str:
         try:
             said = orjson.loads(answer)
-            token = said.get("token") or said["access_token"]
+            token = str(said.get("token") or said["access_token"])
         except (orjson.JSONDecodeError, AttributeError, KeyError) as error:
             raise self._refused("its token service gives no token") from error
-        return str(token)
+        if not _TOKEN.fullmatch(token):
+            raise self._refused("its token service gives no token")
+        return token
 
     def _refusal(self, answer: aiohttp.ClientResponse, what: str) -> EdgeError:
         said = f"registry {self._registry} answers {answer.status} {answer.reason} to {what}"
