@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 from crds.kube.client import Kube
 from crds.kube.manager import Followed, Manager
@@ -27,14 +28,16 @@ async def build(kube: Kube, settings: FlashSettings) -> Manager:
         rollouts.firmware_seen(change)
 
     adoption = Adoption(kube, clock=_clock, plain_http=lambda: catalog.plain_http)
+    followed = (
+        Followed(Firmware.crd, firmware_seen),
+        Followed(LeafDevice.crd, rollouts.leaf_seen),
+        Followed(FirmwareRollout.crd, rollouts.rollout_seen),
+    )
+    roll_out = partial(rollouts.run, [each.synced for each in followed])
     return Manager(
         watched=(),
-        followed=(
-            Followed(Firmware.crd, firmware_seen),
-            Followed(LeafDevice.crd, rollouts.leaf_seen),
-            Followed(FirmwareRollout.crd, rollouts.rollout_seen),
-        ),
-        work=(catalog.queue.run, catalog.run_policy, rollouts.run, *((adoption.run,) if settings.adopt else ())),
+        followed=followed,
+        work=(catalog.queue.run, catalog.run_policy, roll_out, *((adoption.run,) if settings.adopt else ())),
     )
 
 

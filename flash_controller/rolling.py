@@ -7,7 +7,7 @@ it stands in the Lease of the device. So a manager that is killed at any line be
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import structlog
@@ -60,8 +60,12 @@ class Rollouts:
         self._flashing = Flashing(kube, self._jobs, clock)
         self.queue: WorkQueue[Key] = WorkQueue("rollouts", self.reconcile)
 
-    async def run(self) -> None:
-        """Work until cancelled. What runs already is known before anything is begun."""
+    async def run(self, known: Iterable[asyncio.Event]) -> None:
+        """Work until cancelled. What is there, and what runs already, is known before anything is begun.
+
+        Args:
+            known: are set when all Firmwares, LeafDevices and rollouts have been seen.
+        """
         labelled = {"labelSelector": f"{COMPONENT}={RUNNER}"}
         namespace = self._form.namespace
         jobs, leases = asyncio.Event(), asyncio.Event()
@@ -70,8 +74,8 @@ class Rollouts:
                 follow(self._kube, JOBS, changed=self.job_seen, synced=jobs, namespace=namespace, query=labelled)
             )
             group.create_task(follow(self._kube, LEASES, changed=self.lease_seen, synced=leases, query=labelled))
-            await jobs.wait()
-            await leases.wait()
+            for each in (jobs, leases, *known):
+                await each.wait()
             group.create_task(self.queue.run())
             group.create_task(self._flashing.queue.run())
 
@@ -135,7 +139,7 @@ class Rollouts:
             return None
         try:
             if held.status.digest is None and not await self._pin(held):
-                return LOOK_SECONDS
+                return None if held.finished else LOOK_SECONDS
             return await self._look(held)
         except NotFound:
             return None
@@ -149,12 +153,18 @@ class Rollouts:
         names = selected(spec.devices, await self._sight.leaves(held.key[0]), release) if release else ()
         refusal = unpinned(spec, ready=release is not None, names=names)
         if refusal or release is None:
-            await self._write(held, held.status, refusal)
+            # What was called off before it began is history as well: whoever waits for its devices need not any more.
+            over = held.status.finished_time or timestamp(self._clock())
+            finished = over if spec.desired in ("Cancel", "RollBack") else None
+            await self._write(held, held.status.model_copy(update={"finished_time": finished}), refusal)
+            if finished:
+                await self._prune(held)
             return False
         news = {
             "digest": release.digest,
             "devices": in_batches(names, spec.strategy),
             "started_time": timestamp(self._clock()),
+            "finished_time": None,
         }
         verdict = Verdict(type=RolloutCondition.PROGRESSING, status="True", reason=RolloutReason.ROLLING_OUT)
         await self._write(held, held.status.model_copy(update=news), (verdict,))
@@ -270,5 +280,5 @@ class Rollouts:
 
     async def _prune(self, held: HeldRollout) -> None:
         """Keep so many finished rollouts of a Firmware as the one that has finished last says."""
-        for old in self._store.history(held)[held.rollout.spec.history_limit :]:
+        for old in self._store.superfluous(held):
             await self._store.delete(old)

@@ -18,6 +18,7 @@ from crds.kube.client import MERGE_PATCH, Kind, Kube, Object
 from crds.kube.metrics import REFUSED_OBJECTS
 from crds.kube.watch import Key
 from crds.models.firmwarerollout import FirmwareRollout, FirmwareRolloutStatus
+from crds.models.repurposing import AFTERWARDS
 
 log = structlog.get_logger(__name__)
 
@@ -81,15 +82,24 @@ class RolloutStore:
         """Those that may go on."""
         return [held for held in self._rollouts.values() if held.key[0] == namespace and not held.finished]
 
-    def history(self, held: HeldRollout) -> list[HeldRollout]:
-        """The finished rollouts of the same Firmware, newest first."""
+    def superfluous(self, held: HeldRollout) -> list[HeldRollout]:
+        """The finished rollouts of the same Firmware that are more than it says shall be kept.
+
+        Of those that tell the gateway what to bring back later, each device's newest is not among them.
+        """
         alike = [
             each
             for each in self._rollouts.values()
             if (each.key[0], each.rollout.spec.firmware_ref) == (held.key[0], held.rollout.spec.firmware_ref)
             and each.finished
         ]
-        return sorted(alike, key=lambda each: each.status.finished_time or "", reverse=True)
+        alike.sort(key=lambda each: each.status.finished_time or "", reverse=True)
+        told: dict[tuple[str, ...] | None, HeldRollout] = {}
+        for each in alike:
+            if AFTERWARDS in each.rollout.metadata.annotations:
+                told.setdefault(each.rollout.spec.devices.names, each)
+        kept = {each.uid for each in told.values()}
+        return [each for each in alike[held.rollout.spec.history_limit :] if each.uid not in kept]
 
     def forget(self, key: Key) -> None:
         """It is gone."""
@@ -146,7 +156,7 @@ class RolloutStore:
             return None
         if held.written_at is not None and status.conditions == written.conditions:
             left = WRITE_SECONDS - (now - held.written_at).total_seconds()
-            if left > 0:
+            if 0 < left <= WRITE_SECONDS:  # more is left only where the clock was put back
                 return left
         answer = await self._kube.request(
             "PATCH",

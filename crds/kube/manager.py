@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import kopf
@@ -62,6 +62,8 @@ class Followed:
 
     crd: Crd
     changed: Seen
+    synced: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when all that is there has been seen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +166,7 @@ async def run_manager(
         await until_stopped(
             stop,
             _watch(registry, ready=ready),
-            *(
-                follow(kube, Kind.of(each.crd), changed=each.changed, synced=asyncio.Event())
-                for each in manager.followed
-            ),
+            *(follow(kube, Kind.of(each.crd), changed=each.changed, synced=each.synced) for each in manager.followed),
             *(work() for work in manager.work),
             *extra,
         )

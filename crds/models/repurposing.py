@@ -16,7 +16,10 @@ AGREED: Final = "edge.fluidos.eu/repurposing"
 """Annotation of a Transaction, or a Contract: an `Agreed` as JSON, until the device is what was sold."""
 
 AFTERWARDS: Final = "edge.fluidos.eu/afterwards"
-"""Annotation of a FirmwareRollout that repurposes: the Firmware to bring back once nobody reads the device any more."""
+"""Annotation of a FirmwareRollout that repurposes: the Firmware to bring back once nobody reads the device any more.
+
+The one that brings it back has it too. The history keeps the newest of each device.
+"""
 
 MAX_SECONDS: Final = 86400
 Seconds = Annotated[int, Field(ge=1, le=MAX_SECONDS)]

@@ -160,9 +160,8 @@ class Keeper:
             return
         async with self._sales.lock("", device=(key[0], device)):
             if (key[0], device) not in self._repurposing.used() and self._needs(key[0], device, firmware):
-                await self._begin(
-                    rollout(back[1], namespace=key[0], device=device, firmware=firmware), outcome="brought_back"
-                )
+                wanted = rollout(back[1], namespace=key[0], device=device, firmware=firmware, afterwards=firmware)
+                await self._begin(wanted, outcome="brought_back")
 
     def _is_latest(self, key: Key, made: FirmwareRollout) -> bool:
         """Of those that repurposed this device."""

@@ -97,6 +97,19 @@ async def test_cancelling_stops_what_runs_and_begins_nothing_more(working: Site)
     assert says(status)["Succeeded"] == "False/Cancelled"
 
 
+async def test_a_rollout_that_is_called_off_before_it_began_is_over_and_begins_all_the_same_when_wanted(
+    working: Site,
+) -> None:
+    working.leaf("t-1")
+    working.roll_out(devices=["t-1"], desired="Cancel", historyLimit=1)
+    status = await working.finished()
+    assert (says(status)["Succeeded"], status.devices) == ("False/Cancelled", ())
+    working.change(desired="Run")
+    await working.until(lambda status: not status.finished_time)
+    working.firmware()
+    assert states(await working.finished()) == {"t-1": "Confirmed"}
+
+
 async def test_a_roll_back_brings_every_device_back_to_what_it_ran(working: Site) -> None:
     working.firmware()
     working.firmware("earlier", letter="b", version="1.0.0")
