@@ -158,12 +158,21 @@ class Sight:
         if not concluded and (attempt is None or not attempt.active):
             lease = await self._kube.find(LEASES, key)
             report = self.lease_seen(Put(key, lease) if lease else Gone(key))
+        until = held_until(lease) if lease and held_by(lease, held.uid) else None
         if report is not None and report.rollout_uid != held.uid:
             report = None
         if report is not None and report.before is not None:
             report = report.model_copy(update={"before": traced(report.before, known)})
         retrying = retrying_of(held.rollout.spec, flash)
-        return observed(flash, attempt=attempt, report=report, retrying=retrying, now=self._clock())
+        now = self._clock()
+        return observed(
+            flash,
+            attempt=attempt,
+            report=report,
+            retrying=retrying,
+            now=now,
+            held=until is not None and now < until,
+        )
 
     def _known(self, held: HeldRollout) -> dict[str, Target]:
         return measured(each for key, each in self._firmwares.items() if key[0] == held.key[0])

@@ -154,7 +154,7 @@ def flash_job_rollout(job: FlashJob) -> str:
 
 
 def outdated(rollout: FirmwareRollout, order: Order) -> bool:
-    """Whether a rollout does what its owner, as it is written now, wants no more: other firmware on the same devices."""
+    """Whether a rollout does what its owner wants no more, as it is written now: other firmware on the same devices."""
     now, status = order.rollout, rollout.status
     return (
         rollout.metadata.namespace == now.metadata.namespace

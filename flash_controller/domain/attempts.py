@@ -16,6 +16,8 @@ from crds.models.flash_report import FINAL_STATES, FlashReport, FlashState, Goal
 from flash_controller.reasons import RolloutReason
 
 MAX_BACKOFF = timedelta(hours=1)
+STOP_PATIENCE = timedelta(minutes=3)
+"""A runner that is told to stop has a minute."""
 MAX_MESSAGE = 256
 """Of a device in a rollout's status: 1,024 of them have to fit into one object."""
 
@@ -32,6 +34,8 @@ class Attempt:
     timed_out: bool = False
     message: str = ""
     """Why it failed."""
+    stopping: datetime | None = None
+    """Since when its runner is told to stop: a node that is gone never says that it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,13 @@ def ended(
 
 
 def observed(
-    flash: DeviceFlash, *, attempt: Attempt | None, report: FlashReport | None, retrying: Retrying, now: datetime
+    flash: DeviceFlash,
+    *,
+    attempt: Attempt | None,
+    report: FlashReport | None,
+    retrying: Retrying,
+    now: datetime,
+    held: bool = False,
 ) -> DeviceFlash:
     """A device after what is known of its newest attempt.
 
@@ -91,6 +101,7 @@ def observed(
         report: the last one of a runner of this rollout, whatever its attempt.
         retrying: see there.
         now: the time.
+        held: a runner of this rollout renews its Lease on the device.
     """
     if attempt is not None and attempt.number > flash.attempts:
         # Created by an earlier life of the manager, which could not write it down.
@@ -101,17 +112,23 @@ def observed(
         flash = _told(flash, report)
         if report.state in FINAL_STATES:
             return _concluded(flash, report, retrying=retrying, now=now)
-    if attempt is not None and (attempt.active or attempt.number < flash.attempts):
+    gone = attempt is not None and _gone(attempt, now=now) and not held
+    if attempt is not None and (attempt.number < flash.attempts or (attempt.active and not gone)):
         return flash
+    silence = "its node does not answer" if gone else "the runner ended without a report"
     timed_out = attempt is not None and attempt.timed_out
     return _failed(
         flash,
         reason=RolloutReason.DEVICE_TIMEOUT if timed_out else RolloutReason.RUNNER_LOST,
-        message=(attempt.message if attempt else "") or "the runner ended without a report",
+        message=(attempt.message if attempt else "") or silence,
         retryable=True,
         retrying=retrying,
         now=now,
     )
+
+
+def _gone(attempt: Attempt, *, now: datetime) -> bool:
+    return attempt.active and attempt.stopping is not None and now >= attempt.stopping + STOP_PATIENCE
 
 
 def _told(flash: DeviceFlash, report: FlashReport) -> DeviceFlash:

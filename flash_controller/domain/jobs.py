@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from crds.conditions import parse_timestamp
 from crds.models.base import Model, ObjectMeta, validate
 from crds.models.firmwarerollout import DeviceFlash, FirmwareRollout
 from crds.models.flash_report import Goal
@@ -163,12 +164,10 @@ def flash_job(obj: Mapping[str, Any]) -> FlashJob:
     meta = validate(ObjectMeta, obj["metadata"], field="metadata")
     said = {key.removeprefix(_PREFIX): value for key, value in meta.annotations.items() if key.startswith(_PREFIX)}
     says = validate(_Says, said, field="metadata.annotations")
-    ends = [
-        each
-        for each in obj.get("status", {}).get("conditions") or ()
-        if each["type"] in ("Complete", "Failed") and each["status"] == "True"
-    ]
-    failed: Mapping[str, Any] = next((each for each in ends if each["type"] == "Failed"), {})
+    conditions = [each for each in obj.get("status", {}).get("conditions") or () if each["status"] == "True"]
+    # A Job that fails for its deadline says so at once, and that it has failed when its pod has ended.
+    failures = [each for each in conditions if each["type"] in ("Failed", "FailureTarget")]
+    failed: Mapping[str, Any] = failures[0] if failures else {}
     return FlashJob(
         rollout=(says.namespace, says.rollout),
         rollout_uid=says.rollout_uid,
@@ -177,9 +176,10 @@ def flash_job(obj: Mapping[str, Any]) -> FlashJob:
             job=meta.name,
             number=int(says.attempt),
             goal=says.goal,
-            active=not ends,
+            active=not any(each["type"] in ("Complete", "Failed") for each in conditions),
             timed_out=failed.get("reason") == "DeadlineExceeded",
             message=str(failed.get("message", "")),
+            stopping=parse_timestamp(meta.deletion_timestamp or str(failed.get("lastTransitionTime", ""))),
         ),
         ending=meta.deletion_timestamp is not None,
     )

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from crds.conditions import Verdict, parse_timestamp
 from crds.errors import InvalidField
@@ -19,6 +20,8 @@ from flash_controller.domain.attempts import Retrying, ended, in_flight
 from flash_controller.domain.selection import Go, Judgement, Target, Unfit, UpToDate, Wait
 from flash_controller.domain.window import opening
 from flash_controller.reasons import RolloutCondition, RolloutReason
+
+_LOST: Final = (RolloutReason.RUNNER_LOST, RolloutReason.DEVICE_TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,9 @@ def _ordered(flash: DeviceFlash, spec: FirmwareRolloutSpec, *, late: bool, now: 
     """A device after what the user ordered, and after the deadline."""
     if in_flight(flash):
         return flash
-    if spec.desired == "RollBack" and flash.goal == "Update" and flash.state == "Confirmed" and flash.attempts:
+    # Of a runner that was lost nobody knows what it has left on the device.
+    touched = flash.attempts and (flash.state == "Confirmed" or flash.reason in _LOST)
+    if spec.desired == "RollBack" and flash.goal == "Update" and touched:
         news = {"goal": "RollBack", "started_time": None, "finished_time": None}
         return flash.model_copy(update=news | {"state": "Pending", "reason": RolloutReason.ROLLING_BACK, "message": ""})
     if flash.state != "Pending":

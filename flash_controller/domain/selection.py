@@ -149,7 +149,7 @@ def judge(
     if leaf is None:
         return Unfit(RolloutReason.DEVICE_MISSING, "there is no such LeafDevice")
     if flash.goal == "RollBack":
-        return _back(flash)
+        return _back(flash, known)
     digest = rollout.status.digest if rollout.status else None
     release = _released(firmware, digest) if digest else None
     if release is None:
@@ -175,8 +175,10 @@ def _released(firmware: Firmware | None, digest: str) -> Release | None:
     return current(firmware) if firmware.status.digest == digest else firmware.status.release(digest)
 
 
-def _back(flash: DeviceFlash) -> Judgement:
+def _back(flash: DeviceFlash, known: Mapping[str, Target]) -> Judgement:
     ran = flash.before
+    if ran is not None and ran.digest is None:
+        ran = traced(ran, known)  # the catalog may have learned of it since
     if ran is None or ran.digest is None or ran.firmware is None:
         return Unfit(RolloutReason.NO_PREVIOUS_FIRMWARE, "the catalog does not know where what it ran came from")
     return Go(Target(ran.firmware, ran.digest, ran.measurement))

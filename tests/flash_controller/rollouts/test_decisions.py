@@ -1,11 +1,15 @@
 """What is decided about a rollout, situation by situation."""
 
+from datetime import timedelta
+
 import pytest
 
+from crds.models.firmwarerollout import DeviceFlash
 from crds.models.flash_report import Running
+from flash_controller.domain.attempts import Attempt, Retrying, begun, observed
 from flash_controller.domain.rollout import counts, unpinned
 from flash_controller.domain.selection import Unfit, UpToDate, Wait
-from tests.flash_controller.rollouts.world import World, spec_of, succeeded, told
+from tests.flash_controller.rollouts.world import START, World, spec_of, succeeded, told
 
 
 def test_the_canary_goes_first_then_batches_one_after_the_other() -> None:
@@ -138,6 +142,20 @@ def test_a_runner_that_is_gone_without_a_word_counts_as_an_attempt() -> None:
     assert (flash.state, flash.reason) == ("Pending", "RunnerLost")
 
 
+def test_a_runner_on_a_node_that_is_gone_is_given_up_some_time_after_it_was_told_to_stop() -> None:
+    flash = begun(DeviceFlash(name="d-0"), attempt=1, goal="Update", now=START)
+    job = Attempt(job="j", number=1, goal="Update", active=True, stopping=START)
+
+    def seen(*, minutes: int, held: bool = False) -> DeviceFlash:
+        retrying = Retrying(allowed=False, retries=0, backoff=timedelta(seconds=1))
+        now = START + timedelta(minutes=minutes)
+        return observed(flash, attempt=job, report=None, retrying=retrying, now=now, held=held)
+
+    assert seen(minutes=2) == seen(minutes=9, held=True) == flash
+    lost = seen(minutes=3)
+    assert (lost.state, lost.reason, lost.message) == ("Failed", "RunnerLost", "its node does not answer")
+
+
 def test_after_the_deadline_what_has_not_begun_fails_and_what_has_ends() -> None:
     world = World.of(2, strategy={"batchSize": 1}, deadlineSeconds=60)
     world.look()
@@ -185,6 +203,19 @@ def test_a_roll_back_stops_what_runs_and_takes_back_what_was_flashed_and_nothing
     assert plan.finished
     assert succeeded(plan) == "False/RolledBack"
     assert world.states == {"d-0": "RolledBack", "d-1": "Confirmed", "d-2": "Failed", "d-3": "Failed"}
+
+
+def test_a_roll_back_takes_back_what_a_runner_that_was_lost_may_have_left() -> None:
+    world = World.of(1, retries=0)
+    world.look()
+    world.end("d-0", None)
+    world.look_on()
+    assert world.states == {"d-0": "Failed"}
+    world.wish(desired="RollBack")
+    world.look_on()
+    assert world.active == ["d-0"]
+    world.end_all("RolledBack")
+    assert succeeded(world.look_on()) == "False/RolledBack"
 
 
 def test_a_roll_back_has_as_many_attempts_as_the_update_had() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -142,6 +143,9 @@ def test_what_is_rolled_back_goes_to_what_ran_before() -> None:
     assert judge(rollout(), flash, leaf(), found, known={}) == Go(Target("thermo", f"sha256:{B}", B))
     unknown = DeviceFlash(name="t-1", goal="RollBack", before=Running(measurement=B))
     assert isinstance(judge(rollout(), unknown, leaf(), found, known={}), Unfit)
+    assert judge(rollout(), unknown, leaf(), found, known=measured([found])) == Go(
+        Target("thermo", f"sha256:{B}", B)
+    ), "the catalog has learned of it since"
 
 
 def test_a_firmware_without_a_status_is_waited_for() -> None:
@@ -164,6 +168,11 @@ def test_a_job_says_what_it_is_for_and_is_read_back() -> None:
     ended = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded", "message": "too long"}
     late = flash_job({**manifest, "status": {"conditions": [ended]}}).attempt
     assert (late.active, late.timed_out, late.message) == (False, True, "too long")
+    since = "2026-11-21T12:00:00Z"
+    fails = {"status": {"conditions": [{**ended, "type": "FailureTarget", "lastTransitionTime": since}]}}
+    deleted = {"metadata": {**manifest["metadata"], "deletionTimestamp": since}}
+    for stopping in (flash_job(manifest | fails).attempt, flash_job(manifest | deleted).attempt):
+        assert (stopping.active, stopping.stopping) == (True, datetime(2026, 11, 21, 12, tzinfo=UTC))
 
 
 def test_a_job_that_does_not_say_what_it_is_for_is_refused() -> None:
