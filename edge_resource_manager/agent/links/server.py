@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from crds.errors import Retryable, Terminal
 from crds.kube.watch import Key
 from crds.models.base import invalid_field
-from crds.models.leafdevice import LeafDevice
+from crds.models.leafdevice import LeafDevice, Update
 from crds.models.links import (
     HEARTBEAT_SECONDS,
     LINKS_ROUTE,
@@ -65,7 +65,7 @@ class Leases:
         self._opener = opener
         self._guard = guard
         self._seconds = seconds
-        self._held: dict[Key, web.WebSocketResponse] = {}
+        self._held: dict[str, web.WebSocketResponse] = {}
 
     def app(self) -> web.Application:
         """What answers runners."""
@@ -83,8 +83,10 @@ class Leases:
         )
         await socket.prepare(request)
         try:
-            with self._holding(key, socket):
-                async with self._open(key) as way:
+            update = self._way_to(key)
+            # Two LeafDevices that name one address are one device.
+            with self._holding(update.address.lower(), socket):
+                async with self._open(update) as way:
                     await self._carry(socket, way)
         except _End as end:
             metrics.ENDED.labels(end.why.name).inc()
@@ -100,26 +102,29 @@ class Leases:
         await asyncio.gather(*(each.close(code=WSCloseCode.GOING_AWAY) for each in self._held.values()))
 
     @contextlib.contextmanager
-    def _holding(self, key: Key, socket: web.WebSocketResponse) -> Iterator[None]:
-        if key in self._held:
+    def _holding(self, address: str, socket: web.WebSocketResponse) -> Iterator[None]:
+        if address in self._held:
             raise _End(Ended.BUSY, "another runner holds the device")
-        self._held[key] = socket
+        self._held[address] = socket
         metrics.LEASED.set(len(self._held))
         try:
             yield
         finally:
-            del self._held[key]
+            del self._held[address]
             metrics.LEASED.set(len(self._held))
 
-    @contextlib.asynccontextmanager
-    async def _open(self, key: Key) -> AsyncIterator[Way]:
+    def _way_to(self, key: Key) -> Update:
         leaf = self._leaf(key)
         if leaf is None:
             raise _End(Ended.UNKNOWN_DEVICE, f"this node has no LeafDevice {'/'.join(key)}")
         if leaf.spec.update is None:
             raise _End(Ended.UNKNOWN_DEVICE, "spec.update of the LeafDevice says no way for firmware")
+        return leaf.spec.update
+
+    @contextlib.asynccontextmanager
+    async def _open(self, update: Update) -> AsyncIterator[Way]:
         try:
-            way = await self._opener.open(leaf.spec.update)
+            way = await self._opener.open(update)
         except Retryable as error:
             raise _End(Ended.DEVICE_GONE, str(error)) from error
         except Terminal as error:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from urllib.parse import urlsplit
 
 import serial
 
+from crds.errors import Terminal
 from crds.models.links import MAX_FRAME
 from edge_resource_manager.agent.links.base import CLOSE_SECONDS, OPEN_SECONDS, SEND_SECONDS, DeviceGone
 
 DEFAULT_BAUD = 115200
+_PORTS = re.compile("/dev/(tty[A-Za-z]+[0-9]+|rfcomm[0-9]+|pts/[0-9]+)")
+"""Names that the kernel gives serial ports; others it does not only open: `/dev/watchdog` restarts the node."""
 
 
 class Stream:
@@ -65,15 +69,24 @@ async def open_serial(address: str, *, baud: int | None) -> Stream:
 
     Raises:
         DeviceGone: it cannot be opened now.
+        Terminal: the path leads to something else than a serial port.
     """
     try:
         async with asyncio.timeout(OPEN_SECONDS):
             if address.startswith("socket:"):
                 parts = urlsplit(address)
                 return Stream(*await asyncio.open_connection(parts.hostname, parts.port))
-            return await _open_port(address, baud=baud or DEFAULT_BAUD)
+            return await _open_port(_port(address), baud=baud or DEFAULT_BAUD)
     except (OSError, ValueError) as error:  # ValueError: a speed that the port does not have
         raise DeviceGone(f"{address}: {error}") from error
+
+
+def _port(path: str) -> str:
+    """Where a path leads; ports that are plugged in have several names."""
+    port = os.path.realpath(path)
+    if os.path.exists(port) and not _PORTS.fullmatch(port):
+        raise Terminal(f"{path} is no serial port", reason="NoSerialPort")
+    return port
 
 
 async def _open_port(path: str, *, baud: int) -> Stream:

@@ -61,6 +61,17 @@ async def test_a_device_is_one_runners_until_that_gives_it_back() -> None:
                 await (await agent.lease(NAMESPACE, "a")).close()
 
 
+async def test_two_names_of_one_device_are_not_two_devices() -> None:
+    async with udp_echo() as echo, Station().serve() as station, asyncio.timeout(LIMIT_SECONDS):
+        for name in ("a", "b"):
+            station.device(name, protocol="MCUmgrUDP", address=f"127.0.0.1:{echo.port}")
+        async with station.runner() as agent:
+            link = await agent.lease(NAMESPACE, "a")
+            assert "another runner" in str(await refusal(station, "b"))
+            await link.close()
+            await (await agent.lease(NAMESPACE, "b")).close()
+
+
 async def test_a_runner_that_is_killed_frees_its_device() -> None:
     async with udp_echo() as echo, Station().serve() as station, asyncio.timeout(LIMIT_SECONDS + HEARTBEAT_SECONDS):
         station.device("a", protocol="MCUmgrUDP", address=f"127.0.0.1:{echo.port}")

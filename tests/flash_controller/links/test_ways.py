@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from crds.errors import Retryable
+from crds.errors import Retryable, Terminal
 from crds.models.links import MAX_BODY
 from edge_resource_manager.agent.links.inbound import Port
 from tests.flash_controller.links.station import (
@@ -16,6 +17,7 @@ from tests.flash_controller.links.station import (
     NAMESPACE,
     Station,
     free_port,
+    refusal,
     serial_port,
     tcp_device,
     udp_echo,
@@ -71,10 +73,12 @@ async def test_a_stream_is_written_to_its_end_before_it_is_closed() -> None:
             assert told == [bytes(40 * 30000)]
 
 
-async def test_a_serial_port_is_ours_alone_while_it_is_leased() -> None:
+async def test_a_serial_port_is_ours_alone_while_it_is_leased(tmp_path: Path) -> None:
     async with serial_port() as (path, device), Station().serve() as station, asyncio.timeout(LIMIT_SECONDS):
-        for name in ("a", "b"):
-            station.device(name, protocol="MCUmgrSerial", address=path, baud_rate=115200)
+        alias = tmp_path / "by-id"
+        alias.symlink_to(path)
+        for name, address in (("a", path), ("b", str(alias))):
+            station.device(name, protocol="MCUmgrSerial", address=address, baud_rate=115200)
         async with station.runner() as agent:
             link = await agent.lease(NAMESPACE, "a")
             with pytest.raises(Retryable, match="exclusively lock"):
@@ -86,6 +90,19 @@ async def test_a_serial_port_is_ours_alone_while_it_is_leased() -> None:
             await link.close()
             other = await agent.lease(NAMESPACE, "b")
             await other.close()
+
+
+async def test_what_is_no_serial_port_is_not_opened(tmp_path: Path) -> None:
+    opened = tmp_path / "opened"
+    opened.touch()
+    alias = tmp_path / "port"
+    alias.symlink_to("/dev/full")
+    async with Station().serve() as station, asyncio.timeout(LIMIT_SECONDS):
+        for name, path in (("file", str(opened)), ("alias", str(alias)), ("dots", "/dev/pts/../full")):
+            station.device(name, protocol="MCUmgrSerial", address=path)
+            error = await refusal(station, name)
+            assert isinstance(error, Terminal)
+            assert "is no serial port" in str(error)
 
 
 async def test_a_device_is_told_to_dial_in_and_does() -> None:
@@ -150,8 +167,8 @@ async def test_an_answer_without_end_is_none() -> None:
 
 async def test_two_devices_at_one_address_are_waited_for_one_after_the_other() -> None:
     station = Station(inbound=Port(free_port()))
-    for name in ("a", "b"):
-        station.device(name, protocol="FluidosOTA", address="127.0.0.1:80")
+    for name, port in (("a", 80), ("b", 81)):
+        station.device(name, protocol="FluidosOTA", address=f"127.0.0.1:{port}")
     async with station.serve(), station.runner() as agent, asyncio.timeout(LIMIT_SECONDS):
         link = await agent.lease(NAMESPACE, "a")
         with pytest.raises(Retryable, match="another device at 127"):
