@@ -13,7 +13,7 @@ from typing import Final
 from router_manager.domain.payload import Record
 from router_manager.relay.segment import Damage, Parsed
 
-_KEPT: Final = 64
+_KEPT: Final = 32
 _MAX_PAUSE_SECONDS: Final = 0.01
 _BY_ID = attrgetter("id")
 

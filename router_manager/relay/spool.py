@@ -26,7 +26,7 @@ from router_manager.relay.segment import LEAST_RECORD_BYTES, MARK_BYTES, Damage,
 
 log = structlog.get_logger(__name__)
 
-_PAGE_BYTES = 32 << 10
+_PAGE_BYTES = 64 << 10
 """A page is parsed, and delivered, in a few tenths of a millisecond: no longer, for the sake of the live lanes."""
 _INDEX_BYTES = 256 << 10
 _LEAST_SEGMENTS = 8
