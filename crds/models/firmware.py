@@ -71,10 +71,13 @@ class FirmwareSpec(Model):
     )
 
     repository: Repository
+    """`registry/path`, without a tag."""
     digest: Digest | None = None
     """Of the index."""
     semver: VersionRange | None = None
+    """The newest version in this range, of those that the repository has as tags: `>=1.4 <2`, `1.x`."""
     tag: Tag | None = None
+    """Whatever it means when it is looked at."""
     follow: Follow | None = None
     """When absent, the reference is resolved once for each change of this spec."""
     pull_secret_ref: Reference | None = None

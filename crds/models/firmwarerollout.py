@@ -46,6 +46,7 @@ class DeviceSelection(Model):
     )
 
     names: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_DEVICES), Distinct()] | None = None
+    """In the order in which they are flashed."""
     selector: LabelSelector | None = None
     count: Devices | None = None
     """All that the selector takes, when absent."""
@@ -90,8 +91,10 @@ class Window(Model):
     """When devices may be flashed: every day at `start` on the clocks of `timezone`, for so long."""
 
     start: Annotated[str, Field(max_length=5, pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]$")]
+    """`22:30`."""
     duration_seconds: Annotated[int, Field(ge=60, le=86400)]
     timezone: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$")] = "UTC"
+    """A name of the time zone database, `Europe/Berlin`."""
     days: Annotated[
         tuple[Literal["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"], ...],
         Field(min_length=1, max_length=7),
