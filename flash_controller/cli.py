@@ -18,7 +18,7 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from crds.errors import EdgeError, InvalidField, Terminal
-from crds.models.base import invalid_field
+from crds.models.base import invalid_field, validate
 from crds.models.firmware import Digest, Repository, Tag
 from flash_controller.domain.composition import compose
 from flash_controller.domain.images import read_image
@@ -57,8 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _package(options: argparse.Namespace) -> str:
     path: Path = options.recipe
     said = Recipe.parse_yaml(_text(path), field=path.name)
-    given = {"version": options.version, "security_counter": options.security_counter}
-    recipe = said.model_copy(update={name: value for name, value in given.items() if value is not None})
+    given = {"version": options.version, "securityCounter": options.security_counter}
+    instead = {name: value for name, value in given.items() if value is not None}
+    recipe = validate(Recipe, said.model_dump(by_alias=True, exclude_unset=True) | instead)
     layout = compose(recipe, build(recipe, path.parent))
     save(layout, options.output)
     return layout.index.digest

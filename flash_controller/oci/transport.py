@@ -108,10 +108,13 @@ class Transport:
                         raise self._refusal(answer, f"{method} {url.path}")
                     yield answer
                     return
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+        except aiohttp.ClientConnectorCertificateError as error:
             raise self._refused(
                 f"its certificate is not accepted: {error}", PackageReason.REGISTRY_UNTRUSTED
             ) from error
+        except aiohttp.ClientConnectorSSLError as error:
+            message = f"no TLS; if it has none, that must be allowed (--plain-http, plainHTTP): {error}"
+            raise self._refused(message, PackageReason.REGISTRY_UNTRUSTED) from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Retryable(f"registry {self._registry}: {type(error).__name__} {error}".rstrip()) from error
 

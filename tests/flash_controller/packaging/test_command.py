@@ -114,6 +114,25 @@ def test_wrong_input_is_told_by_name(
     assert message in capfd.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("flag", "field"), [("--security-counter=-1", "securityCounter"), ("--version=1 2", "version")]
+)
+def test_what_a_flag_says_instead_of_the_recipe_is_checked_like_it(
+    flag: str, field: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "image").write_bytes(b"firmware")
+    (tmp_path / "firmware.yaml").write_text("{application: a, version: 1.0.0, boards: {b: {image: image}}}")
+    assert main(["package", str(tmp_path / "firmware.yaml"), "-o", str(tmp_path / "layout"), flag]) == 2
+    assert f"error: {field}: " in capfd.readouterr().err
+
+
+def test_a_registry_without_tls_is_told_from_one_with_another_certificate(
+    registry: Registry, path: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", f"{registry.host}/{path}:1.0.0"]) == 1
+    assert "--plain-http" in capfd.readouterr().err
+
+
 def test_a_package_that_nobody_signed_is_not_shown_as_signed(
     source: Path, key: Path, registry: Registry, path: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
