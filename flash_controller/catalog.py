@@ -26,7 +26,17 @@ from crds.kube.watch import Change, Gone, Key, Put
 from crds.models.firmware import Firmware, FirmwareStatus
 from crds.models.firmware_policy import CONFIG_MAP, FirmwarePolicy
 from flash_controller.adapters.access import Missing, access_of
-from flash_controller.domain.catalog import READY, Found, Look, Missed, decide, keys_for, read_policy, release_of
+from flash_controller.domain.catalog import (
+    READY,
+    Found,
+    Look,
+    Missed,
+    decide,
+    keys_for,
+    not_to_be_asked,
+    read_policy,
+    release_of,
+)
 from flash_controller.domain.signatures import verified_by
 from flash_controller.metrics import FIRMWARE_CHANGES
 from flash_controller.oci.catalog import read_package, resolve, signatures
@@ -151,10 +161,9 @@ class Catalog:
         interval = spec.follow.interval_seconds * random.uniform(0.9, 1.0) if spec.follow else None  # noqa: S311 - jitter
         if spec.suspend:
             return Missed(FirmwareReason.SUSPENDED, "suspended: what was found stays"), None
+        if (forbidden := not_to_be_asked(spec, policy)) is not None:
+            return forbidden, None
         host = spec.repository.partition("/")[0]
-        if spec.plain_http and host not in policy.plain_http:
-            message = f"the policy does not let {host} be asked without TLS"
-            return Missed(FirmwareReason.PLAIN_HTTP, message), None
         try:
             async with asyncio.timeout(ASK_SECONDS):
                 found = await self._ask(firmware, policy)

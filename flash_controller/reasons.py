@@ -12,6 +12,7 @@ class FirmwareReason(StrEnum):
     RESOLVED = "Resolved"
     SUSPENDED = "Suspended"
     PLAIN_HTTP = "PlainHTTP"
+    REPOSITORY_REFUSED = "RepositoryRefused"
     CREDENTIALS_MISSING = "CredentialsMissing"
     CERTIFICATE_MISSING = "CertificateMissing"
     REGISTRY_UNAVAILABLE = "RegistryUnavailable"

@@ -37,6 +37,16 @@ class Applications(Written):
     allow: ApplicationGlobs = ("*",)
 
 
+RepositoryGlob = Annotated[str, Field(max_length=512, pattern=r"^[a-z0-9.:/_*-]+$")]
+"""A name of repositories, `registry/path`, in which `*` stands for anything."""
+
+
+class Repositories(Written):
+    """Which are asked at all: whoever may create a Firmware has us knock at what it names."""
+
+    allow: Annotated[tuple[RepositoryGlob, ...], Field(min_length=1, max_length=256)] = ("*",)
+
+
 class FirmwarePolicy(Written):
     """Everything that must hold of firmware. What is not said accepts nothing."""
 
@@ -46,3 +56,4 @@ class FirmwarePolicy(Written):
     plain_http: Annotated[tuple[Registry, ...], Field(alias="plainHTTP", max_length=64)] = ()
     """Registries (`host[:port]`) that may be asked without TLS."""
     applications: Applications = Applications()
+    repositories: Repositories = Repositories()

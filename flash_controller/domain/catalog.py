@@ -14,7 +14,7 @@ from crds.columns import summary
 from crds.conditions import Verdict, stamp, timestamp
 from crds.errors import InvalidField, Terminal
 from crds.models.base import invalid_field
-from crds.models.firmware import BoardImage, Contents, Firmware, FirmwareStatus, Release
+from crds.models.firmware import BoardImage, Contents, Firmware, FirmwareSpec, FirmwareStatus, Release
 from crds.models.firmware_policy import KEY, FirmwarePolicy
 from flash_controller.domain.packages import Package, Part
 from flash_controller.domain.signatures import public_key
@@ -47,6 +47,17 @@ class Missed:
 
 
 Look = Found | Missed
+
+
+def not_to_be_asked(spec: FirmwareSpec, policy: FirmwarePolicy) -> Missed | None:
+    """Why the policy does not let a repository be asked, or not in this way; None where it does."""
+    host = spec.repository.partition("/")[0]
+    if not _matches(spec.repository, policy.repositories.allow):
+        allowed = ", ".join(policy.repositories.allow)
+        return Missed(Reason.REPOSITORY_REFUSED, f"{spec.repository} is not one of {allowed}")
+    if spec.plain_http and host not in policy.plain_http:
+        return Missed(Reason.PLAIN_HTTP, f"the policy does not let {host} be asked without TLS")
+    return None
 
 
 def keys_for(policy: FirmwarePolicy, application: str) -> dict[str, str]:
@@ -146,10 +157,16 @@ def decide(firmware: Firmware, look: Look, *, policy: FirmwarePolicy, now: datet
 
 
 def _history(before: FirmwareStatus, digest: str | None, policy: FirmwarePolicy) -> tuple[Release, ...]:
-    """Earlier releases that were verified, by keys that still count."""
+    """Earlier releases that were verified, by keys that still count, of applications that still may run here."""
     was_verified = any(each.type == VERIFIED and each.status == "True" for each in before.conditions)
     earlier = before.releases if was_verified else before.history
-    return tuple(each for each in earlier if each.digest != digest and _verified(each, policy, None).status == "True")
+    return tuple(
+        each
+        for each in earlier
+        if each.digest != digest
+        and _verified(each, policy, None).status == "True"
+        and _matches(each.application, policy.applications.allow)
+    )
 
 
 def _kept(current: Release, before: FirmwareStatus, policy: FirmwarePolicy) -> tuple[Verdict, Verdict]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Final, Literal
 
 from crds.conditions import parse_timestamp
-from crds.errors import Terminal
+from crds.errors import Retryable, Terminal
 from crds.models.firmware import BoardImage, Firmware, Release
 from crds.models.flash_report import Lack
 from crds.models.leafdevice import LeafDevice, Update
@@ -16,10 +16,11 @@ from flash_controller.domain.flash import CANNOT_ATTEST
 from flash_controller.domain.images import Image
 from flash_controller.domain.selection import image_for, not_newer
 from flash_controller.protocols.base import Capabilities, Installed
-from flash_controller.reasons import FlashReason
+from flash_controller.reasons import FirmwareReason, FlashReason
 
 Attestation = Literal["Required", "Optional"]
 Policy = Literal["OnlyNewer", "Always"]
+FORBIDDEN: Final = (FirmwareReason.PLAIN_HTTP, FirmwareReason.REPOSITORY_REFUSED)
 
 
 def way_to(leaf: LeafDevice) -> Update:
@@ -43,9 +44,16 @@ def release_for(firmware: Firmware, digest: str) -> Release:
     """The release that is to be flashed, which the catalog has verified, or takes unsigned by the operator's policy.
 
     Raises:
-        Terminal: the catalog has none of this digest, or does not take it any more.
+        Retryable: the catalog has not looked at what the Firmware says now.
+        Terminal: the catalog has none of this digest, does not take it any more, or may not ask where it comes from.
     """
     status = firmware.status
+    if status is not None and status.observed_generation != firmware.metadata.generation:
+        raise Retryable(f"the Firmware {firmware.metadata.name} has changed, and the catalog has not looked at it yet")
+    # What was found stays while a policy forbids to ask again; nothing is pulled from there by us either.
+    forbidden = next((each for each in status.conditions if each.reason in FORBIDDEN), None) if status else None
+    if forbidden is not None:
+        raise Terminal(f"the Firmware {firmware.metadata.name}: {forbidden.message}", reason=FlashReason.NOT_READY)
     release = status.release(digest) if status else None
     ready = next((each for each in status.conditions if each.type == READY), None) if status else None
     if status is None or release is None:

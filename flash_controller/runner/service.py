@@ -17,7 +17,7 @@ from crds.kube.client import Kube
 from crds.kube.lease import Lost
 from crds.kube.queue import backoff
 from crds.models.base import Resource
-from crds.models.firmware import Firmware
+from crds.models.firmware import Firmware, Release
 from crds.models.flash_report import FlashReport, FlashState, Goal
 from crds.models.leafdevice import LeafDevice
 from flash_controller.adapters.agent_link import EdgeAgent
@@ -146,9 +146,8 @@ class Runner:
 
     async def _flash(self, earlier: FlashReport | None, stop: asyncio.Event) -> Verdict:
         settings = self._settings
-        leaf = await self._read(LeafDevice, settings.device, stop=stop)
-        firmware = await self._read(Firmware, settings.firmware, stop=stop)
-        release = release_for(firmware, settings.digest)
+        leaf = await _patiently(lambda: self._read(LeafDevice, settings.device), stop=stop)
+        firmware, release = await _patiently(self._offered, stop=stop)
         part, proving = part_for(leaf, release), proves(leaf)
         followed = FollowedLeaf(self._kube, leaf)
         images = Images(
@@ -200,8 +199,12 @@ class Runner:
 
         return connect
 
-    async def _read(self, kind: type[R], name: str, *, stop: asyncio.Event) -> R:
-        found = await _patiently(lambda: self._kube.get(kind, name, namespace=self._settings.namespace), stop=stop)
+    async def _offered(self) -> tuple[Firmware, Release]:
+        firmware = await self._read(Firmware, self._settings.firmware)
+        return firmware, release_for(firmware, self._settings.digest)
+
+    async def _read(self, kind: type[R], name: str) -> R:
+        found = await self._kube.get(kind, name, namespace=self._settings.namespace)
         if found is None:
             raise Terminal(f"there is no {kind.crd.kind} {name}", reason=FlashReason.NOT_FOUND)
         return found

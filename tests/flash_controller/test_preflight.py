@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from crds.conditions import timestamp
-from crds.errors import Terminal
+from crds.errors import Retryable, Terminal
 from crds.models.base import Condition, ObjectMeta
 from crds.models.firmware import BoardImage, Firmware, FirmwareSpec, FirmwareStatus, Release
 from flash_controller.domain.images import Format, Image, read_image
@@ -63,6 +63,19 @@ def test_only_what_the_catalog_takes_is_flashed() -> None:
 
 def test_what_was_verified_before_is_there_for_rolling_back() -> None:
     assert release_for(firmware(ready=False), EARLIER).digest == EARLIER
+
+
+def test_nothing_is_pulled_by_a_spec_that_the_catalog_has_not_looked_at_or_may_not_follow() -> None:
+    known = firmware()
+    changed = known.model_copy(update={"metadata": known.metadata.model_copy(update={"generation": 2})})
+    with pytest.raises(Retryable, match="has changed"):
+        release_for(changed, EARLIER)
+    assert known.status is not None
+    for reason in ("PlainHTTP", "RepositoryRefused"):
+        forbidden = known.status.conditions[0].model_copy(update={"type": "Resolved", "reason": reason})
+        status = known.status.model_copy(update={"conditions": (*known.status.conditions, forbidden)})
+        for digest in (DIGEST, EARLIER):
+            assert refused(release_for, known.model_copy(update={"status": status}), digest) == FlashReason.NOT_READY
 
 
 def image(**said: Any) -> Image:

@@ -217,6 +217,16 @@ async def test_why_a_reference_means_nothing_is_said(shelf: Shelf, spec: dict[st
     await shelf.says(f"Resolved=False/{reason}", f"Ready=False/{reason}", f"Verified=Unknown/{reason}")
 
 
+async def test_a_repository_that_the_policy_does_not_name_is_not_asked(shelf: Shelf) -> None:
+    await publish(shelf.repository, sign=SIGNER)
+    shelf.policy(SIGNER.entry("thermo"), repositories={"allow": ["ghcr.io/plant/*"]})
+    shelf.put(tag="1.2.3")
+    status = await shelf.says("Resolved=False/RepositoryRefused", "Ready=False/RepositoryRefused")
+    assert status.digest is None
+    shelf.policy(SIGNER.entry("thermo"), repositories={"allow": ["ghcr.io/plant/*", f"{shelf.registry.host}/*"]})
+    await shelf.says("Ready=True/Ready")
+
+
 async def test_a_policy_that_cannot_be_read_changes_nothing_and_is_complained_of(shelf: Shelf) -> None:
     await publish(shelf.repository, sign=SIGNER)
     shelf.put(tag="1.2.3")

@@ -97,6 +97,7 @@ def test_whatever_happens_only_what_the_policy_of_now_allows_is_ready(steps: lis
         assert len(set(digests)) == len(digests)
         assert len(status.history) <= 2
         assert all(each.signed_by in keys_for(said, each.application) for each in status.history)
+        assert all(said.applications.allow in (("*",), (each.application,)) for each in status.history)
         if isinstance(look, Missed) and before.status is not None:
             assert status.digest == (None if more else before.status.digest)
             assert condition(now, "Ready") != "True" or condition(before, "Ready") == "True"

@@ -109,7 +109,7 @@ class Bench:
             spec=FirmwareSpec(repository=told, digest=digest, plain_http=True),
         )
         await self.kube.create(firmware, manager="test")
-        said = release.dump() | {"conditions": [_true("Ready")]} | status
+        said = release.dump() | {"observedGeneration": 1, "conditions": [_true("Ready")]} | status
         await self.kube.apply_status(Firmware, name="offered", namespace=self.namespace, status=said, manager="catalog")
 
     def settings(self, **flags: Any) -> RunnerSettings:
