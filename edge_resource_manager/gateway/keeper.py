@@ -82,7 +82,7 @@ class Keeper:
         """Put all into the queue that is in the making, or was made; what failed is there already, and waits."""
         sold = ((each.metadata.namespace or "", each.spec.transaction_id) for each in self._store.contracts.agreed())
         made = (
-            (key[0], _transaction(key)) for key, each in self._repurposing.rollouts.items() if _is_forward(key, each)
+            (key[0], _transaction(key)) for key, each in self._repurposing.rollouts.items() if self._is_open(key, each)
         )
         for key in {*sold, *made} - self._queued:
             self._queued.add(key)
@@ -148,20 +148,27 @@ class Keeper:
     async def _tend(self, key: Key) -> None:
         """Stop what nobody waits for any more, and bring back what shall run when nobody reads the device."""
         made = self._repurposing.rollouts.get(key)
-        if made is None:
+        if made is None or not self._is_open(key, made):
             return
         if not is_over(made):
-            if made.spec.desired == "Run":
+            if made.spec.desired in ("Run", "Suspend"):
                 await self._cancel(key)
             return
         (device,), firmware = made.spec.devices.names or ("",), made.metadata.annotations.get(AFTERWARDS)
-        back = (key[0], _BACK + _transaction(key))
-        if firmware is None or back in self._repurposing.rollouts or not self._is_latest(key, made):
+        if firmware is None or not self._needs(key[0], device, firmware) or not self._is_latest(key, made):
             return
         async with self._sales.lock("", device=(key[0], device)):
             if (key[0], device) not in self._repurposing.used() and self._needs(key[0], device, firmware):
-                wanted = rollout(back[1], namespace=key[0], device=device, firmware=firmware, afterwards=firmware)
+                name = _BACK + _transaction(key)
+                wanted = rollout(name, namespace=key[0], device=device, firmware=firmware, afterwards=firmware)
                 await self._begin(wanted, outcome="brought_back")
+
+    def _is_open(self, key: Key, made: FirmwareRollout) -> bool:
+        """Whether something may have to be done about a rollout: of most that repurposed a device nothing any more."""
+        if not _is_forward(key, made):
+            return False
+        back = (key[0], _BACK + _transaction(key))
+        return not is_over(made) or (AFTERWARDS in made.metadata.annotations and back not in self._repurposing.rollouts)
 
     def _is_latest(self, key: Key, made: FirmwareRollout) -> bool:
         """Of those that repurposed this device."""

@@ -89,8 +89,9 @@ class Repurposing:
         terms = self._terms()
         if terms is None or not self._policy.grants:
             return
+        tried = self._tried()
         for key in sorted(self._store.leaves.keys() - self.used()):
-            for potential in self._of(key, viewer):
+            for potential in self._of(key, viewer, tried=tried.get(key)):
                 if matches(potential.view):
                     listed = _listed(potential, terms=terms)
                     if self._store.find(listed.flavor_id) is None and self._store.may_see(viewer, listed):
@@ -101,9 +102,9 @@ class Repurposing:
         terms = self._terms()
         if terms is None or not self._policy.grants:
             return None
-        used = self.used(but=transaction)
-        for key in self._store.leaves.keys() - used:
-            for potential in self._of(key, viewer):
+        tried = self._tried()
+        for key in self._store.leaves.keys() - self.used(but=transaction):
+            for potential in self._of(key, viewer, tried=tried.get(key)):
                 if potential.flavor_id(terms) == flavor_id:
                     return _listed(potential, terms=terms)
         return None
@@ -136,18 +137,19 @@ class Repurposing:
         )
         return frozenset((*agreed, *_flashed(each for each in self.rollouts.values() if is_ours(each))))
 
-    def _of(self, key: Key, viewer: TrustDomain | None) -> Iterator[Potential]:
+    def _of(self, key: Key, viewer: TrustDomain | None, *, tried: datetime | None) -> Iterator[Potential]:
         leaf, catalog = self._store.leaves[key], self.catalog.of(key[0])
-        return potentials(leaf, catalog, policy=self._policy, buyer=viewer, tried=self._tried(key), now=self._clock())
+        return potentials(leaf, catalog, policy=self._policy, buyer=viewer, tried=tried, now=self._clock())
 
-    def _tried(self, key: Key) -> datetime | None:
-        """When a rollout of the gateway for a device last ended."""
-        ends = (
-            parse_timestamp(rollout.status.finished_time or "")
-            for (namespace, _), rollout in self.rollouts.items()
-            if is_ours(rollout) and rollout.status and (namespace, *(rollout.spec.devices.names or ())) == key
-        )
-        return max(filter(None, ends), default=None)
+    def _tried(self) -> dict[Key, datetime]:
+        """When a rollout of the gateway last ended, by device."""
+        last: dict[Key, datetime] = {}
+        for (namespace, _), rollout in self.rollouts.items():
+            ended = parse_timestamp((rollout.status and rollout.status.finished_time) or "")
+            if ended is not None and is_ours(rollout):
+                for name in rollout.spec.devices.names or ():
+                    last[namespace, name] = max(ended, last.get((namespace, name), ended))
+        return last
 
     def _terms(self) -> Terms | None:
         identity = self._store.identity

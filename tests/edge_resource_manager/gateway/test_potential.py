@@ -9,9 +9,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crds.conditions import timestamp
 from crds.errors import InvalidField
+from crds.kube.watch import Put
 from crds.models.firmware import Firmware
+from crds.models.fluidos import Price
 from crds.models.leafdevice import LeafDevice
+from edge_resource_manager.domain.buyers import May
 from edge_resource_manager.domain.following import Entry
 from edge_resource_manager.domain.repurposing import (
     BYTES_PER_SECOND,
@@ -24,7 +28,10 @@ from edge_resource_manager.domain.repurposing import (
     rollout,
     runs,
 )
+from edge_resource_manager.gateway.events import Hub
 from edge_resource_manager.gateway.offers import read_flavor
+from edge_resource_manager.gateway.repurposing import Repurposing
+from edge_resource_manager.gateway.store import Store
 from spire.domain.spiffe_id import TrustDomain
 from tests.edge_resource_manager import firmwares, workshop
 from tests.edge_resource_manager.firmwares import WIND, firmware
@@ -121,6 +128,24 @@ def test_a_device_rests_after_a_flash() -> None:
     assert not found(flashed, cooldownSeconds=1801)
     assert found(flashed, cooldownSeconds=600, tried=NOW - timedelta(seconds=600))
     assert not found(flashed, cooldownSeconds=600, tried=NOW - timedelta(seconds=599))
+
+
+def test_a_device_rests_after_the_last_try_to_make_something_of_it() -> None:
+    price = Price(amount="", currency="", period="")
+    store = Store(Hub(), price=price, may=lambda _, __: May.BUY)
+    store.identity = TERMS.identity
+    repurposing = Repurposing(store, price=price, clock=lambda: NOW)
+    repurposing.policy_seen(Put(("fluidos", "policy"), workshop.policy("edge", cooldownSeconds=3600)))
+    for each in CATALOG:
+        repurposing.firmware_seen(Put(("edge", each.metadata.name), each.dump()))
+    for name, tried in (("board-1", (50, 70)), ("board-2", (61, 70)), ("board-3", ())):
+        store.leaves["edge", name] = workshop.leaf(metadata={"name": name, "namespace": "edge", "uid": name})
+        for minutes in tried:
+            made = rollout(f"repurpose-{name}-{minutes}", namespace="edge", device=name, firmware="wind")
+            status = {"finishedTime": timestamp(NOW - timedelta(minutes=minutes))}
+            repurposing.rollout_seen(Put(("edge", made.metadata.name), {**made.manifest(), "status": status}))
+    listed = repurposing.listed(lambda _: True, viewer=BUYER)
+    assert [each.leaf for each in listed] == [("edge", "board-2"), ("edge", "board-3")]
 
 
 def test_nobody_who_proves_nothing_is_one_of_a_trust_domain() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
+from crds.models.firmwarerollout import FirmwareRollout
 from crds.models.fluidos import Contract, Transaction
 from crds.models.repurposing import AGREED
 from edge_resource_manager.domain.signature import verify
@@ -170,10 +171,15 @@ async def test_a_failure_frees_everything_and_says_why(provider: Provider, works
     assert (await provider.get(f"/flavors/sensors/{flavor}")).status == 404
 
 
-async def test_what_takes_too_long_is_given_up(provider: Provider, workshop: Workshop) -> None:
+@pytest.mark.parametrize("desired", ["Run", "Suspend"])
+async def test_what_takes_too_long_is_given_up(provider: Provider, workshop: Workshop, desired: str) -> None:
     flavor = await offered(provider, workshop)
     await bought(provider, flavor)
-    await workshop.rollout("wind")
+    made = await workshop.rollout("wind")
+    body = {"spec": {"desired": desired}}
+    await workshop.kube.patch(
+        FirmwareRollout, made.metadata.name, namespace=workshop.namespace, body=body, manager="test"
+    )
     provider.clock.advance(seconds=61)
     await eventually(lambda: released(workshop), "contract and reservation are gone")
     await eventually(lambda: cancelled(workshop), "the rollout stops")
