@@ -83,6 +83,17 @@ async def test_a_device_that_proves_something_else_goes_back(own: Bench) -> None
         assert kept(board)
 
 
+async def test_a_device_that_proves_the_old_image_goes_back(own: Bench) -> None:
+    async with powered(own, runs=image("1.0.0")) as board:
+        await own.offer(image("1.1.0"))
+        board.claims = {read_image(image("1.1.0")).measurement: board.runs}
+        report = await own.flash(evidence_seconds=3)
+        # Where both proofs are of one second they are the same.
+        assert said(report) in {("RolledBack", "WrongMeasurement"), ("RolledBack", "NoEvidence")}, report
+        assert board.runs in report.message
+        assert kept(board)
+
+
 async def test_a_device_that_proves_nothing_anew_goes_back(own: Bench) -> None:
     async with powered(own, runs=image("1.0.0")) as board:
         await own.offer(image("1.1.0"))
@@ -128,6 +139,17 @@ async def test_a_device_is_not_touched_before_everything_holds(
         report = await own.flash()
         assert said(report) == ("Failed", reason), report
         assert not report.retryable
+        assert (len(board.boots), board.written) == (1, 0)
+
+
+async def test_an_image_of_another_board_is_told_by_its_header_whatever_the_index_says(
+    own: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flash_controller.domain.composition._check", lambda *_: None)  # a careless maker's tools
+    async with powered(own, runs=image("1.0.0")) as board:
+        await own.offer(image("1.1.0", board="another-board"))
+        report = await own.flash()
+        assert said(report) == ("Failed", "WrongBoard"), report
         assert (len(board.boots), board.written) == (1, 0)
 
 
