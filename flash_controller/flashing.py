@@ -43,11 +43,13 @@ class Flashing:
             case Put(key, obj):
                 conditions = obj.get("status", {}).get("conditions") or ()
                 found = next((each for each in conditions if each["type"] == FLASHING), None)
-                if found is None:
+                if found is not None:
+                    self._conditions[key] = validate(Condition, found)
+                else:
                     self._conditions.pop(key, None)
-                    return
-                self._conditions[key] = validate(Condition, found)
-                self.queue.add(key)
+                # A device that was removed and found again says nothing of the job that has it.
+                if found is not None or self._jobs.holding(key) is not None:
+                    self.queue.add(key)
             case Gone(key):
                 self._conditions.pop(key, None)
 
