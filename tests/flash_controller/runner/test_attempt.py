@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from crds.kube.watch import Change, Put
+from crds.models.firmware import Firmware
 from crds.models.flash_report import FlashReport
 from flash_controller.domain.images import read_image
 from tests.flash_controller.runner.bench import Bench, image, powered
@@ -168,6 +169,20 @@ async def test_an_image_that_is_in_the_device_already_is_not_started_before_ever
         assert said(await own.flash(policy="Always")) == ("Confirmed", "Confirmed")
         assert kept(board)
         assert board.written == 0
+
+
+async def test_a_tag_that_moves_meanwhile_changes_nothing_of_what_was_begun(own: Bench) -> None:
+    async with powered(own, runs=image("1.0.0")) as board:
+        await own.offer(image("1.1.0"))
+        firmware = await own.kube.get(Firmware, "offered", namespace=own.namespace)
+        assert firmware is not None
+        assert firmware.status is not None
+        moved = {"digest": f"sha256:{0:064}", "history": (firmware.status.current,), "conditions": (), "boards": ()}
+        status = firmware.status.model_copy(update=moved).dump()
+        await own.kube.apply_status(Firmware, name="offered", namespace=own.namespace, status=status, manager="catalog")
+        report = await own.flash()
+        assert said(report) == ("Confirmed", "Confirmed"), report
+        assert kept(board, "1.1.0")
 
 
 async def test_old_evidence_and_evidence_of_something_else_stop_it(own: Bench) -> None:
