@@ -45,7 +45,7 @@ class Opener:
                 return await Gatt.open(update.address, characteristic=characteristic, backend=self._bluetooth)
             case "NubificusOTA" | "FluidosOTA":
                 if self._inbound is None:
-                    raise Terminal("devices cannot dial in: the edge agent has no --inbound", reason="NoInbound")
+                    raise Terminal("devices cannot dial in: the edge agent has no --inbound-port", reason="NoInbound")
                 return await self._inbound.open(*_place(update.address))
         assert_never(update.protocol)
 
