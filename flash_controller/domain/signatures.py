@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 import orjson
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -109,7 +109,7 @@ def public_key(pem: str, *, field: str) -> ec.EllipticCurvePublicKey:
     """
     try:
         key = serialization.load_pem_public_key(pem.encode())
-    except ValueError as error:
+    except (ValueError, UnsupportedAlgorithm) as error:
         raise InvalidField(field=field, value=pem, expected=f"a public key in PEM ({error})") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise InvalidField(field=field, value=pem, expected="a key of ECDSA on P-256")
@@ -125,7 +125,7 @@ def private_key(pem: bytes, *, field: str, password: bytes | None = None) -> ec.
     expected = "a private key of ECDSA on P-256 in PEM, and its password where it has one"
     try:
         key = serialization.load_pem_private_key(pem, password)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InvalidField(field=field, value="(not shown)", expected=f"{expected} ({error})") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise InvalidField(field=field, value="(not shown)", expected=expected)

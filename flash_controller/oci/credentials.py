@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -72,7 +71,7 @@ def _login(server: str, entry: object) -> Login:
         return Login(username=entry.get("username", ""), password=entry.get("password", ""))
     try:
         username, colon, password = base64.b64decode(entry["auth"]).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise _invalid(f"{where}.auth", "user:password in base64") from error
     if not colon:
         raise _invalid(f"{where}.auth", "user:password in base64")

@@ -146,6 +146,8 @@ def test_the_login_nearest_to_a_repository_counts(repository: str, user: str | N
         '{"auths": []}',
         '{"auths": {"r": 1}}',
         '{"auths": {"r": {"auth": "%"}}}',
+        '{"auths": {"r": {"auth": "\u00e4"}}}',
+        '{"auths": {"r": {"auth": "/zo="}}}',
         '{"auths": {"r": {"auth": "YQ=="}}}',
     ],
 )

@@ -206,8 +206,9 @@ async def test_openssl_verifies_what_we_sign(registry: testbed.Registry, path: s
 
 
 def test_a_key_that_is_none_is_refused_by_name() -> None:
-    weak = ec.generate_private_key(ec.SECP384R1())
-    for text in ("", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", pem(weak)):
+    other = pem(ec.generate_private_key(ec.SECP384R1()))
+    unknown = "-----BEGIN PUBLIC KEY-----\nMAwwBgYCKgMFAAMCAAE=\n-----END PUBLIC KEY-----\n"
+    for text in ("", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----", other, unknown):
         with pytest.raises(InvalidField, match=r"keys\[maker\]"):
             verified_by("sha256:", [], {"maker": text})
 
