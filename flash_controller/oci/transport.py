@@ -229,6 +229,8 @@ def _basic(login: Login) -> str:
 
 
 def _tls(authorities: str | None) -> ssl.SSLContext:
+    if authorities is not None and not authorities.strip():  # to Python, nothing means the system's
+        raise InvalidField(field="authorities", value=authorities, expected="certificates in PEM")
     try:
         return ssl.create_default_context(cadata=authorities)
     except (ssl.SSLError, ValueError) as error:

@@ -20,6 +20,7 @@ from crds.kube.watch import Put, follow
 from crds.models.firmware import Firmware, FirmwareStatus
 from crds.models.firmware_policy import CONFIG_MAP, KEY
 from flash_controller.catalog import Catalog
+from scripts.testbed.certificates import Authority
 from scripts.testbed.cluster import Cluster
 from scripts.testbed.registry import Registry
 from tests.flash_controller.catalog.publishing import Key, image, measurement, publish
@@ -182,7 +183,7 @@ async def test_a_tag_that_moves_is_followed_and_what_it_meant_stays_known(shelf:
     for version in ("1.1.0", "1.2.0"):
         before, first = first, await publish(shelf.repository, version=version, tags=("stable",), sign=SIGNER)
         shelf.put(tag="stable", historyLimit=1, certificateRef={"name": f"ca-{version}"})  # looked at anew
-        shelf.config_map(f"ca-{version}", {"ca.crt": ""})
+        shelf.config_map(f"ca-{version}", {"ca.crt": Authority.new("site", now=datetime.now(UTC)).pem.decode()})
         status = await shelf.until(lambda status, now=first: status.digest == now)  # type: ignore[misc]
         assert [each.digest for each in status.history] == [before]
         assert status.history[0].boards[0].measurement != status.boards[0].measurement

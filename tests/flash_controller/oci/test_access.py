@@ -110,9 +110,10 @@ async def test_a_registry_is_known_by_its_certificate(tmp_path: Path) -> None:
             assert refusal.value.reason == reason
 
 
-async def test_no_certificates_are_refused_by_name() -> None:
+@pytest.mark.parametrize("pem", ["", "\n", "none", "-----BEGIN CERTIFICATE-----\n"])
+async def test_no_certificates_are_refused_by_name(pem: str) -> None:
     with pytest.raises(InvalidField, match="authorities"):
-        Registry("registry.test/a", authorities="-----BEGIN CERTIFICATE-----\n")
+        Registry("registry.test/a", authorities=pem)
 
 
 @pytest.mark.parametrize(
