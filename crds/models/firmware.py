@@ -157,7 +157,7 @@ class FirmwareStatus(Contents):
     digest: Digest | None = None
     """Of the index that the reference means."""
     history: Annotated[tuple[Release, ...], Field(max_length=MAX_HISTORY, json_schema_extra=ATOMIC)] = ()
-    """What was verified and current before, newest first. Devices that still run it keep their trust."""
+    """What was ready and current before, newest first. Devices that still run what was verified keep their trust."""
     observed_time: Timestamp | None = None
     """When the digest was found."""
 

@@ -157,16 +157,10 @@ def decide(firmware: Firmware, look: Look, *, policy: FirmwarePolicy, now: datet
 
 
 def _history(before: FirmwareStatus, digest: str | None, policy: FirmwarePolicy) -> tuple[Release, ...]:
-    """Earlier releases that were verified, by keys that still count, of applications that still may run here."""
-    was_verified = any(each.type == VERIFIED and each.status == "True" for each in before.conditions)
-    earlier = before.releases if was_verified else before.history
-    return tuple(
-        each
-        for each in earlier
-        if each.digest != digest
-        and _verified(each, policy, None).status == "True"
-        and _matches(each.application, policy.applications.allow)
-    )
+    """Earlier releases that were ready, and still would be: rollouts that began with one of them go on with it."""
+    was_ready = any(each.type == READY and each.status == "True" for each in before.conditions)
+    earlier = before.releases if was_ready else before.history
+    return tuple(each for each in earlier if each.digest != digest and judge(each, policy)[1].status == "True")
 
 
 def _kept(current: Release, before: FirmwareStatus, policy: FirmwarePolicy) -> tuple[Verdict, Verdict]:

@@ -82,6 +82,8 @@ def references(firmware: Firmware) -> Iterator[KnownFirmware]:
         return
     verified = any(each.type == "Verified" and each.status == "True" for each in status.conditions)
     for release in status.releases if verified else status.history:
+        if not release.signed_by:
+            continue  # the policy may let it be flashed, but nobody vouches for it
         for image in release.boards:
             if release.application and image.measurement:
                 yield KnownFirmware(measurement=image.measurement, application=release.application)

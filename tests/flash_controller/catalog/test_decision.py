@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from crds.errors import InvalidField, Terminal
 from crds.models.base import ObjectMeta
-from crds.models.firmware import Firmware, FirmwareSpec, Release
+from crds.models.firmware import BoardImage, Firmware, FirmwareSpec, Release
 from crds.models.firmware_policy import KEY, FirmwarePolicy
 from flash_controller.domain.catalog import Found, Look, Missed, decide, keys_for, read_policy, release_of
 from flash_controller.domain.packages import Facts, Package
+from spire.issuer.firmware_catalog import references
 from tests.flash_controller.catalog.publishing import Key
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
@@ -28,7 +29,9 @@ def policy(*keys: tuple[str, str], unsigned: str = "Refuse", allow: str = "*") -
 
 
 def release(number: int, *, signed_by: str = "", application: str = "thermo") -> Release:
-    return Release(digest=f"sha256:{number:064x}", signed_by=signed_by, application=application)
+    digest = f"sha256:{number:064x}"
+    board = BoardImage(board="b", manifest_digest=digest, digest=digest, size_bytes=1, measurement=f"{number:064x}")
+    return Release(digest=digest, signed_by=signed_by, application=application, boards=(board,))
 
 
 POLICIES = st.sampled_from(
@@ -96,7 +99,10 @@ def test_whatever_happens_only_what_the_policy_of_now_allows_is_ready(steps: lis
         digests = [each.digest for each in status.releases]
         assert len(set(digests)) == len(digests)
         assert len(status.history) <= 2
-        assert all(each.signed_by in keys_for(said, each.application) for each in status.history)
+        for each in status.history:
+            assert each.signed_by in keys_for(said, each.application) or (
+                said.unsigned == "Allow" and not each.signed_by
+            )
         assert all(said.applications.allow in (("*",), (each.application,)) for each in status.history)
         if isinstance(look, Missed) and before.status is not None:
             assert status.digest == (None if more else before.status.digest)
@@ -125,6 +131,20 @@ def test_what_was_verified_before_stays_known_until_its_key_or_the_limit_goes() 
     withdrawn = after(now, Missed("RegistryUnavailable", "away"), policy(("b", "*")))
     assert withdrawn.status is not None
     assert withdrawn.status.history == ()
+
+
+def test_what_nobody_signed_stays_known_as_long_as_the_policy_takes_it() -> None:
+    takes, now = policy(unsigned="Allow"), firmware()
+    for number in range(2):
+        now = after(now, Found(release=release(number), tag="v1"), takes)
+    tampered = Found(release=release(2), tag="v1", doubt=Terminal("tampered", reason="NotTrusted"))
+    now = after(after(now, tampered, takes), Found(release=release(3), tag="v1"), takes)
+    assert now.status is not None
+    assert [each.digest[-1] for each in now.status.releases] == ["3", "1", "0"]
+    assert list(references(now)) == [], "no device proves anything by it"
+    refused = after(now, Missed("RegistryUnavailable", "away"), policy())
+    assert refused.status is not None
+    assert refused.status.history == ()
 
 
 def test_an_index_that_no_status_can_show_is_refused_by_field() -> None:
