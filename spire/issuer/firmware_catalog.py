@@ -81,9 +81,9 @@ def references(firmware: Firmware) -> Iterator[KnownFirmware]:
     if status is None:
         return
     verified = any(each.type == "Verified" and each.status == "True" for each in status.conditions)
-    for release in status.releases if verified else status.history:
-        if not release.signed_by:
-            continue  # the policy may let it be flashed, but nobody vouches for it
+    # What the policy took unsigned may be flashed, but nobody vouches for it.
+    current = (status.current,) if verified and status.current else ()
+    for release in (*current, *(each for each in status.history if each.signed_by)):
         for image in release.boards:
             if release.application and image.measurement:
                 yield KnownFirmware(measurement=image.measurement, application=release.application)
