@@ -20,6 +20,7 @@ from crds.kube.client import LEASES, MERGE_PATCH, AlreadyExists, Conflict, Kube,
 from crds.kube.lease import Election, Lost, decide
 from crds.kube.queue import backoff
 from crds.models.flash_report import REPORT, FlashReport
+from crds.models.leafdevice import LeafDevice
 from crds.naming import flash_lease_name
 from flash_controller.domain.jobs import COMPONENT, RUNNER
 
@@ -94,6 +95,7 @@ class DeviceLease:
             name=flash_lease_name(device), namespace=namespace, identity=holder, duration=DURATION_SECONDS, renew=renew
         )
         self._path = LEASES.path(namespace=namespace, name=self._election.name)
+        self._owners: list[dict[str, Any]] = []
         self._version: str | None = None
         self._said: FlashReport | None = None
         self._written: FlashReport | None = None
@@ -124,6 +126,11 @@ class DeviceLease:
         except (AlreadyExists, Conflict) as error:
             raise Busy(f"Lease {self._election.name}: another attempt was faster", after=RENEW_SECONDS) from error
         return report_of(lease) if lease else None
+
+    def belong_to(self, device: LeafDevice) -> None:
+        """Have the Lease go with its device; the next write says it."""
+        meta, crd = device.metadata, device.crd
+        self._owners = [{"apiVersion": crd.api_version, "kind": crd.kind, "name": meta.name, "uid": meta.uid}]
 
     async def say(self, report: FlashReport) -> None:
         """Report. What is no news but bytes waits for the next renewal; so does what cannot be written now.
@@ -204,6 +211,7 @@ class DeviceLease:
             "namespace": self._election.namespace,
             "labels": {COMPONENT: RUNNER},
             "annotations": {REPORT: orjson.dumps(report.dump()).decode()},
+            **({"ownerReferences": self._owners} if self._owners else {}),
         }
         if version is None:
             body = {"apiVersion": LEASES.api_version, "kind": "Lease", "metadata": metadata, "spec": spec}

@@ -147,6 +147,7 @@ class Runner:
     async def _flash(self, earlier: FlashReport | None, stop: asyncio.Event) -> Verdict:
         settings = self._settings
         leaf = await _patiently(lambda: self._read(LeafDevice, settings.device), stop=stop)
+        self._lease.belong_to(leaf)
         firmware, release = await _patiently(self._offered, stop=stop)
         part, proving = part_for(leaf, release), proves(leaf)
         followed = FollowedLeaf(self._kube, leaf)

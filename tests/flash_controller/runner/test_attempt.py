@@ -9,6 +9,7 @@ import pytest
 from crds.kube.watch import Change, Put
 from crds.models.firmware import Firmware
 from crds.models.flash_report import FlashReport
+from crds.models.leafdevice import LeafDevice
 from flash_controller.domain.images import read_image
 from tests.flash_controller.runner.bench import Bench, image, powered
 from tests.flash_controller.runner.board import Board
@@ -41,6 +42,11 @@ async def test_a_device_is_flashed_tried_proven_and_confirmed(own: Bench) -> Non
             await until(lambda: writes and given_up(writes[-1]), what="the last write")
         assert said(report) == ("Confirmed", "Confirmed"), report
         assert len(writes) <= 6
+        leaf = await own.kube.get(LeafDevice, own.device, namespace=own.namespace)
+        assert leaf is not None
+        assert isinstance(writes[-1], Put)
+        (owner,) = writes[-1].obj["metadata"]["ownerReferences"]
+        assert owner["uid"] == leaf.metadata.uid, "it goes with its device"
         assert kept(board, "1.1.0")
         assert report.bytes == report.total_bytes > 60_000
         assert report.before is not None
