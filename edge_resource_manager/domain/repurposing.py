@@ -92,12 +92,7 @@ class Potential:
 
     def flavor_id(self, terms: Terms) -> str:
         """Its name, now and later."""
-        return flavor_name(
-            domain=terms.identity.domain,
-            leaf_namespace=self.leaf.metadata.namespace or "",
-            leaf_name=self.leaf.metadata.name,
-            sensor_uid=self.sensor.uid,
-        )
+        return sensor_flavor_id(self.leaf, self.sensor, domain=terms.identity.domain)
 
     def flavor(self, terms: Terms) -> Flavor:
         """As a buyer sees it: what it will be, and how long that takes."""
@@ -120,6 +115,16 @@ class Potential:
             seconds=self.rule.max_seconds,
             afterwards=self.rule.afterwards,
         )
+
+
+def sensor_flavor_id(leaf: LeafDevice, sensor: Sensor, *, domain: str) -> str:
+    """The name of the flavor of one sensor of a device."""
+    return flavor_name(
+        domain=domain,
+        leaf_namespace=leaf.metadata.namespace or "",
+        leaf_name=leaf.metadata.name,
+        sensor_uid=sensor.uid,
+    )
 
 
 def parse_policy(config_map: Mapping[str, Any]) -> RepurposingPolicy:

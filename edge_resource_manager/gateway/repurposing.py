@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import datetime
 
@@ -18,7 +19,14 @@ from crds.models.fluidos import Contract, Price, Transaction
 from crds.typedata import FlavorView
 from edge_resource_manager.catalog import Catalog
 from edge_resource_manager.domain.flavors import Terms
-from edge_resource_manager.domain.repurposing import NOTHING, Potential, is_over, parse_policy, potentials
+from edge_resource_manager.domain.repurposing import (
+    NOTHING,
+    Potential,
+    is_over,
+    parse_policy,
+    potentials,
+    sensor_flavor_id,
+)
 from edge_resource_manager.domain.reservations import agreement, is_live
 from edge_resource_manager.gateway import metrics
 from edge_resource_manager.gateway.offers import Listed, read_flavor
@@ -116,15 +124,25 @@ class Repurposing:
             but: a transaction that does not count.
         """
         store, now = self._store, self._clock()
-        sold = (
-            listed.leaf
+        taken = {
+            flavor_id: store.find(flavor_id)
             for flavor_id in {*store.transactions.flavors(), *store.contracts.flavors()}
-            if (listed := store.find(flavor_id)) is not None
-            and listed.leaf is not None
-            and store.book(flavor_id).taken(now, but=but or "")
-        )
+            if store.book(flavor_id).taken(now, but=but or "")
+        }
+        sold = (listed.leaf for listed in taken.values() if listed is not None and listed.leaf is not None)
+        missed = self._leaves_of({flavor_id for flavor_id, listed in taken.items() if listed is None})
         read = (key for keys in self._readers.values() for key in keys)
-        return frozenset((*sold, *read, *_flashed(self.rollouts.values()), *self.promised(but=but)))
+        return frozenset((*sold, *missed, *read, *_flashed(self.rollouts.values()), *self.promised(but=but)))
+
+    def _leaves_of(self, flavor_ids: AbstractSet[str]) -> Iterator[Key]:
+        """Devices of flavors that are not there, for a moment or for good, though something is sold of them."""
+        terms = self._terms()
+        if not flavor_ids or terms is None:
+            return
+        for key, leaf in self._store.leaves.items():
+            names = (sensor_flavor_id(leaf, sensor, domain=terms.identity.domain) for sensor in leaf.spec.sensors)
+            if not flavor_ids.isdisjoint(names):
+                yield key
 
     def promised(self, *, but: str | None = None) -> frozenset[Key]:
         """Devices that the gateway is going to make into something else."""

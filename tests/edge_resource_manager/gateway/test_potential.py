@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from crds.conditions import timestamp
 from crds.errors import InvalidField
 from crds.kube.watch import Put
+from crds.models.base import ObjectMeta
 from crds.models.firmware import Firmware
-from crds.models.fluidos import Price
+from crds.models.fluidos import Price, Transaction, TransactionSpec
 from crds.models.leafdevice import LeafDevice
 from edge_resource_manager.domain.buyers import May
 from edge_resource_manager.domain.following import Entry
@@ -27,7 +28,9 @@ from edge_resource_manager.domain.repurposing import (
     potentials,
     rollout,
     runs,
+    sensor_flavor_id,
 )
+from edge_resource_manager.domain.reservations import MANAGED_BY
 from edge_resource_manager.gateway.events import Hub
 from edge_resource_manager.gateway.offers import read_flavor
 from edge_resource_manager.gateway.repurposing import Repurposing
@@ -130,14 +133,35 @@ def test_a_device_rests_after_a_flash() -> None:
     assert not found(flashed, cooldownSeconds=600, tried=NOW - timedelta(seconds=599))
 
 
-def test_a_device_rests_after_the_last_try_to_make_something_of_it() -> None:
+def offering(**rule: Any) -> tuple[Store, Repurposing]:
+    """A gateway's, with the catalog and no device."""
     price = Price(amount="", currency="", period="")
     store = Store(Hub(), price=price, may=lambda _, __: May.BUY)
     store.identity = TERMS.identity
     repurposing = Repurposing(store, price=price, clock=lambda: NOW)
-    repurposing.policy_seen(Put(("fluidos", "policy"), workshop.policy("edge", cooldownSeconds=3600)))
+    repurposing.policy_seen(Put(("fluidos", "policy"), workshop.policy("edge", **rule)))
     for each in CATALOG:
         repurposing.firmware_seen(Put(("edge", each.metadata.name), each.dump()))
+    return store, repurposing
+
+
+def test_a_device_of_which_something_is_sold_is_in_use_also_while_its_flavor_is_not_there() -> None:
+    store, repurposing = offering()
+    leaf = store.leaves["edge", "board"] = workshop.leaf()
+    flavor = sensor_flavor_id(leaf, leaf.spec.sensors[0], domain=TERMS.identity.domain)
+    spec = TransactionSpec(
+        flavor_id=flavor, buyer=TERMS.identity, cluster_id="c", expiration_time="2026-11-21T14:00:00Z"
+    )
+    held = Transaction(metadata=ObjectMeta(name="t-1", namespace="edge", labels=MANAGED_BY), spec=spec)
+    assert repurposing.used() == frozenset()
+    store.transactions.assume(held)
+    assert repurposing.used() == {("edge", "board")}
+    assert repurposing.used(but="t-1") == frozenset()
+    assert list(repurposing.listed(lambda _: True, viewer=BUYER)) == []
+
+
+def test_a_device_rests_after_the_last_try_to_make_something_of_it() -> None:
+    store, repurposing = offering(cooldownSeconds=3600)
     for name, tried in (("board-1", (50, 70)), ("board-2", (61, 70)), ("board-3", ())):
         store.leaves["edge", name] = workshop.leaf(metadata={"name": name, "namespace": "edge", "uid": name})
         for minutes in tried:
