@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -139,11 +140,19 @@ def test_the_commands_of_the_page_are_those_of_the_program(capsys: pytest.Captur
 
 
 @pytest.mark.control_plane
-def test_kubectl_shows_a_rollout_as_the_page_does(cluster: Cluster, namespace: str, rollout: str) -> None:
-    (shown,) = (block for block in blocks("docs/firmware-rollouts.md", "console") if "get fwr" in block)
-    heads = shown.splitlines()[1]
-    assert kubectl(cluster, "get", "fwr", "--namespace", namespace).splitlines()[0].split() == heads.split()
-    assert rollout.endswith("/firmwarerollouts/thermo-2")
+@pytest.mark.parametrize(
+    ("page", "kind", "asked"),
+    [("docs/firmware-rollouts.md", "FirmwareRollout", "get fwr"), ("README.md", "SensorClaim", "get sensorclaims")],
+)
+def test_kubectl_has_the_columns_of_the_page(
+    cluster: Cluster, namespace: str, page: str, kind: str, asked: str
+) -> None:
+    (document,) = (each for block in blocks(page, "yaml") if (each := yaml.safe_load(block))["kind"] == kind)
+    document["metadata"]["namespace"] = namespace
+    cluster.apply([document])
+    lines = [line for block in blocks(page, "console") for line in block.splitlines()]
+    shown = next(head for line, head in pairwise(lines) if line.startswith("$") and line.endswith(asked))
+    assert kubectl(cluster, *asked.split(), "--namespace", namespace).splitlines()[0].split() == shown.split()
 
 
 @pytest.mark.control_plane
