@@ -133,6 +133,11 @@ def adopt(world: World) -> None:
     )
     spec = firmware["spec"]
     job = {"uuid": [leaf["metadata"]["uid"]], "firmware": f"{spec['repository']}:{spec['tag']}", "version": "1.0.0"}
+    # A slip that its owner corrects: what it led to waits for firmware that is not there, and is called off.
+    slip = {**job, "firmware": f"{spec['repository']}:not-there"}
+    known = _names(world, ROLLOUTS)
+    world.provider.cluster.apply([_object("application.flashjob.nbfc.io/v1alpha1", "FlashJob", "theirs", slip)])
+    world.wait(lambda: len(_names(world, ROLLOUTS)) > len(known), "the rollout of the FlashJob")
     container = {"name": "flash", "image": "site/flasher:1"}
     handler = {"name": "http", "discoveryDetails": ""}
     configuration = {
