@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from crds.models.leafdevice import Update
@@ -24,9 +26,10 @@ async def test_a_real_device_is_flashed_tried_and_confirmed_by_its_console(
         await own.create_leaf(Update(protocol="MCUmgrSerial", address=device.address), ueid=None)
         await own.offer(image)
         # Nobody waits until it has started: the runner finds out by itself, now and after the restart.
-        report = await own.flash(attestation="Optional", within=LIMIT_SECONDS)
+        patient: dict[str, Any] = {"attestation": "Optional", "within": LIMIT_SECONDS, "return_seconds": 120}
+        report = await own.flash(**patient)
         await device.started(2)
-        again = await own.flash(attestation="Optional", within=LIMIT_SECONDS)
+        again = await own.flash(**patient)
     assert (report.state, report.reason, report.lacks) == ("Confirmed", "Confirmed", ("Attestation",)), report
     assert report.before is not None
     assert (report.before.version, report.total_bytes) == ("0.0.0", len(image))
