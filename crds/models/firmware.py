@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
+from crds.boards import normalized
 from crds.models.appraisal import Measurement
 from crds.models.base import ATOMIC, Column, Conditions, Count, Crd, Model, Name, Resource, Rule, Timestamp
 from crds.models.leafdevice import MAX_SENSORS, SensorTraits
@@ -143,6 +144,11 @@ class Release(Contents):
     """An index, and what it holds."""
 
     digest: Digest
+
+    def image_for(self, board: str) -> BoardImage | None:
+        """The part of the index that a board gets."""
+        wanted = normalized(board)
+        return next((each for each in self.boards if wanted and normalized(each.board) == wanted), None)
 
 
 class FirmwareStatus(Contents):

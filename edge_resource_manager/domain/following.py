@@ -12,7 +12,7 @@ from functools import lru_cache
 from crds.declared import with_declared
 from crds.errors import InvalidField
 from crds.models.base import validate
-from crds.models.firmware import BoardImage, Firmware, FirmwareSensor, FirmwareStatus, Release
+from crds.models.firmware import Firmware, FirmwareSensor, FirmwareStatus, Release
 from crds.models.leafdevice import Access, LeafDeviceSpec, LeafDeviceStatus, Sensor, SensorTraits
 from edge_resource_manager.domain.devices import Description
 from edge_resource_manager.domain.publication import is_flashed
@@ -113,17 +113,6 @@ def following(
         spec=spec.model_copy(update={"sensors": found.sensors}),
         errors=(*description.errors, *found.errors),
     )
-
-
-def image_for(spec: LeafDeviceSpec, release: Release) -> BoardImage | None:
-    """The part of an index that is for a device's board."""
-    board = normalized(spec.board.name)
-    return next((each for each in release.boards if board and normalized(each.board) == board), None)
-
-
-def normalized(board: str) -> str:
-    """`ESP32-S3`, `esp32_s3` and `esp32s3` are one board."""
-    return board.lower().replace("-", "").replace("_", "")
 
 
 def _sensor(declared: FirmwareSensor, *, application: str, ueid: str) -> Sensor:

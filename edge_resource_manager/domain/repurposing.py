@@ -14,6 +14,7 @@ from fnmatch import fnmatchcase
 from math import ceil
 from typing import Any, Final
 
+from crds.boards import normalized
 from crds.conditions import parse_timestamp
 from crds.models.base import ObjectMeta
 from crds.models.firmware import BoardImage, Reference, Release
@@ -35,7 +36,7 @@ from crds.naming import flavor_name
 from crds.remarks import potential
 from crds.typedata import FlavorTrust, FlavorView
 from edge_resource_manager.domain.flavors import Terms, flavor_of, is_available
-from edge_resource_manager.domain.following import Entry, image_for, normalized, provided
+from edge_resource_manager.domain.following import Entry, provided
 from edge_resource_manager.domain.publication import proven
 from edge_resource_manager.domain.reservations import MANAGED_BY
 from spire.domain.spiffe_id import TrustDomain
@@ -266,7 +267,7 @@ def _newest(leaf: LeafDevice, catalog: Iterable[Entry]) -> list[tuple[str, Relea
         release = entry.current
         if release is None or not entry.ready:
             continue
-        image = image_for(leaf.spec, release)
+        image = release.image_for(leaf.spec.board.name)
         if image is None or image.measurement is None or release.application in {"", running}:
             continue
         rank = (image.security_counter or 0, [int(part) for part in _DIGITS.findall(release.version)])

@@ -18,6 +18,7 @@ from enum import IntEnum, StrEnum
 from typing import NamedTuple
 from uuid import UUID, uuid5
 
+from crds.boards import normalized
 from crds.errors import InvalidField
 from flash_controller.reasons import PackageReason
 
@@ -69,11 +70,6 @@ class Image:
             return True
         memory = name.removeprefix(self.chip)
         return name.startswith(self.chip) and (not memory or (memory[0] == "r" and memory[1:].isdigit()))
-
-
-def normalized(board: str) -> str:
-    """A board's name as names are compared: `ESP32-S3` is `esp32s3`."""
-    return board.lower().replace("-", "").replace("_", "")
 
 
 def read_image(data: bytes) -> Image:

@@ -13,10 +13,10 @@ from typing import Annotated, Final, Literal, TypeVar
 import orjson
 from pydantic import Field
 
+from crds.boards import normalized
 from crds.errors import InvalidField, Terminal
 from crds.models.base import Model, validate
 from crds.models.firmware import Digest
-from flash_controller.domain.images import normalized
 from flash_controller.reasons import PackageReason
 
 INDEX: Final = "application/vnd.oci.image.index.v1+json"

@@ -14,7 +14,7 @@ from crds.models.trust import Trust
 from flash_controller.domain.catalog import READY
 from flash_controller.domain.flash import CANNOT_ATTEST
 from flash_controller.domain.images import Image
-from flash_controller.domain.selection import image_for, not_newer
+from flash_controller.domain.selection import not_newer
 from flash_controller.protocols.base import Capabilities, Installed
 from flash_controller.reasons import FirmwareReason, FlashReason
 
@@ -71,7 +71,7 @@ def part_for(leaf: LeafDevice, release: Release) -> BoardImage:
     Raises:
         Terminal: it has none.
     """
-    part = image_for(leaf.spec.board.name, release)
+    part = release.image_for(leaf.spec.board.name)
     if part is None:
         boards = ", ".join(each.board for each in release.boards) or "no board"
         message = f"the index has {boards}, not {leaf.spec.board.name or '(unnamed)'}"

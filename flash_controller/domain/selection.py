@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from math import ceil
 
 from crds.errors import InvalidField
-from crds.models.firmware import BoardImage, Firmware, Release
+from crds.models.firmware import Firmware, Release
 from crds.models.firmwarerollout import DeviceFlash, DeviceSelection, FirmwareRollout, Strategy
 from crds.models.flash_report import Running
 from crds.models.leafdevice import LeafDevice
-from flash_controller.domain.images import normalized
 from flash_controller.domain.versions import Version
 from flash_controller.reasons import RolloutReason
 
@@ -59,12 +58,6 @@ class Unfit:
 Judgement = Go | Wait | UpToDate | Unfit
 
 
-def image_for(board: str, release: Release) -> BoardImage | None:
-    """The part of an index that a board gets."""
-    wanted = normalized(board)
-    return next((each for each in release.boards if normalized(each.board) == wanted), None)
-
-
 def current(firmware: Firmware | None) -> Release | None:
     """What a Firmware means now, where it is ready to be flashed."""
     status = firmware.status if firmware else None
@@ -95,7 +88,7 @@ def selected(selection: DeviceSelection, leaves: Iterable[LeafDevice], release: 
     fitting = sorted(
         leaf.metadata.name
         for leaf in leaves
-        if wanted <= leaf.metadata.labels.items() and image_for(leaf.spec.board.name, release) is not None
+        if wanted <= leaf.metadata.labels.items() and release.image_for(leaf.spec.board.name) is not None
     )
     return tuple(fitting[: selection.count])
 
@@ -155,7 +148,7 @@ def judge(
     if release is None:
         name = rollout.spec.firmware_ref.name
         return Wait(RolloutReason.FIRMWARE_NOT_READY, f"the Firmware {name} does not offer {digest}")
-    image = image_for(leaf.spec.board.name, release)
+    image = release.image_for(leaf.spec.board.name)
     if image is None:
         board = leaf.spec.board.name or "(unnamed)"
         return Unfit(RolloutReason.NO_SUCH_BOARD, f"the index has no part for the board {board}")

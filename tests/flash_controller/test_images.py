@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from smpclient.mcuboot import IMAGE_TLV, ImageInfo
 
+from crds.boards import normalized
 from crds.errors import InvalidField
-from flash_controller.domain.images import Format, Image, normalized, read_image
+from flash_controller.domain.images import Format, Image, read_image
 from tests.flash_controller.firmware import esp_idf, mcuboot
 
 HASHES = {"256": IMAGE_TLV.SHA256, "384": IMAGE_TLV.SHA384, "512": IMAGE_TLV.SHA512}
