@@ -25,7 +25,7 @@ from crds.kube.queue import WorkQueue
 from crds.kube.watch import Change, Gone, Key, Put
 from crds.models.firmware import Firmware, FirmwareStatus
 from crds.models.firmware_policy import CONFIG_MAP, FirmwarePolicy
-from flash_controller.adapters.access import Missing, access_of
+from flash_controller.adapters.access import Missing, registry_of
 from flash_controller.domain.catalog import (
     READY,
     Found,
@@ -40,7 +40,6 @@ from flash_controller.domain.catalog import (
 from flash_controller.domain.signatures import verified_by
 from flash_controller.metrics import FIRMWARE_CHANGES
 from flash_controller.oci.catalog import read_package, resolve, signatures
-from flash_controller.oci.registry import Registry
 from flash_controller.reasons import FirmwareReason
 
 log = structlog.get_logger(__name__)
@@ -180,13 +179,7 @@ class Catalog:
 
     async def _ask(self, firmware: Firmware, policy: FirmwarePolicy) -> Found:
         spec = firmware.spec
-        access = await access_of(self._kube, firmware)
-        async with Registry(
-            spec.repository,
-            credentials=access.credentials,
-            authorities=access.authorities,
-            plain_http=spec.plain_http,
-        ) as registry:
+        async with await registry_of(self._kube, firmware) as registry:
             resolved = await resolve(registry, digest=spec.digest, semver=spec.semver, tag=spec.tag)
             package = await read_package(registry, resolved.digest)
             signed = await signatures(registry, resolved.digest)

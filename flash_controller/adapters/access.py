@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from base64 import b64decode
 from binascii import Error
-from dataclasses import dataclass
 from typing import Final
 
 from crds.errors import InvalidField, Retryable
 from crds.kube.client import CONFIG_MAPS, Kind, Kube, NotFound, Object
 from crds.models.firmware import Firmware, Reference
 from flash_controller.oci.credentials import Credentials
+from flash_controller.oci.registry import Registry
 from flash_controller.reasons import FirmwareReason
 
 SECRETS: Final = Kind("v1", "secrets")
@@ -30,21 +30,8 @@ class Missing(Retryable):
         self.reason = reason
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """To one registry.
-
-    Attributes:
-        credentials: None asks as nobody.
-        authorities: certificates in PEM; None takes those of this machine.
-    """
-
-    credentials: Credentials | None = None
-    authorities: str | None = None
-
-
-async def access_of(kube: Kube, firmware: Firmware) -> Access:
-    """Read what a Firmware refers to.
+async def registry_of(kube: Kube, firmware: Firmware) -> Registry:
+    """The registry of a Firmware, to be entered, with what the Firmware refers to.
 
     Raises:
         Missing: it is not there, or we have no right to it.
@@ -66,7 +53,7 @@ async def access_of(kube: Kube, firmware: Firmware) -> Access:
         authorities = (config_map.get("data") or {}).get(AUTHORITIES)
         if authorities is None:
             raise InvalidField(field=f"{where}.data", value=None, expected=f"a key {AUTHORITIES} with certificates")
-    return Access(credentials, authorities)
+    return Registry(spec.repository, credentials=credentials, authorities=authorities, plain_http=spec.plain_http)
 
 
 async def _referred(

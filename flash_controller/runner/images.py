@@ -9,11 +9,10 @@ from crds.kube.client import Kube
 from crds.models.firmware import BoardImage, Firmware, Release
 from crds.models.flash_report import Running
 from crds.models.trust import Trust
-from flash_controller.adapters.access import access_of
+from flash_controller.adapters.access import registry_of
 from flash_controller.domain.preflight import check_device, check_image, lacks
 from flash_controller.oci.cache import Cache
 from flash_controller.oci.pull import Pulled, pull
-from flash_controller.oci.registry import Registry
 from flash_controller.protocols.base import Installed, Updater
 from flash_controller.reasons import FlashReason
 from flash_controller.runner.leaf import FollowedLeaf
@@ -95,14 +94,7 @@ class Images:
     async def _pull(self) -> Pulled:
         if self._pulled is None:
             await self._reporter.enter("Downloading", FlashReason.PULLING)
-            spec = self._firmware.spec
-            access = await access_of(self._kube, self._firmware)
-            async with Registry(
-                spec.repository,
-                credentials=access.credentials,
-                authorities=access.authorities,
-                plain_http=spec.plain_http,
-            ) as registry:
+            async with await registry_of(self._kube, self._firmware) as registry:
                 self._pulled = await pull(
                     registry,
                     digest=self._settings.digest,
